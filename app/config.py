@@ -1,0 +1,61 @@
+"""Settings: the only module that reads the environment."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Every setting of Almanac; each is read from ``ALMANAC_<NAME>`` or from ``.env``."""
+
+    model_config = SettingsConfigDict(env_prefix="ALMANAC_", env_file=".env", extra="ignore")
+
+    data_dir: Path = Field(Path("data"), description="Folder for database, checkpoints, keys, logs")
+    host: str = Field("127.0.0.1", description="Address that the API listens on")
+    port: int = Field(8000, description="Port that the API listens on")
+    database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in data_dir")
+    broker_url: str = Field("", description="redis://… ; empty: kombu's filesystem:// in data_dir")
+    store_dir: Path | None = Field(None, description="Checkpoint store; empty: data_dir/store")
+
+    base_model: str = Field("starter", description="`starter`, a folder, or a hub model id")
+    base_revision: str = Field("", description="Commit hash that pins a hub model")
+    reference_file: Path | None = Field(
+        None, description="Reference set (JSONL) for replay and regression; empty: the starter's"
+    )
+
+    engine_url: str = Field("http://127.0.0.1:8001", description="Where the API finds the engine")
+    engine_port: int = Field(8001, description="Port that our own engine listens on (same host)")
+    engine_kind: Literal["almanac", "vllm"] = Field("almanac", description="Which engine serves")
+    engine_timeout_s: float = Field(60.0, gt=0, description="Limit for one answer, seconds")
+    engine_memory_mb: int = Field(4096, gt=0, description="Resident checkpoints' limit, MiB")
+    engine_threads: int = Field(2, ge=1, description="CPU threads of the engine")
+    max_batch: int = Field(32, ge=1, description="Questions that the engine answers together")
+    max_tokens: int = Field(256, ge=1, le=4096, description="Largest max_tokens of a request")
+
+    batch_facts: int = Field(64, ge=1, description="Waiting facts that open an update")
+    batch_wait_s: float = Field(30.0, ge=0, description="Age of the oldest that opens one, seconds")
+    batch_cap: int = Field(256, ge=1, description="Most facts in one update")
+    tick_s: float = Field(1.0, gt=0, description="The worker's look at the database, seconds")
+    lease_s: float = Field(60.0, gt=0, description="An update's lease, seconds")
+    heartbeat_s: float = Field(10.0, gt=0, description="The lease is renewed this often, seconds")
+    stall_timeout_s: float = Field(600.0, gt=0, description="No progress for so long: killed")
+    trainer_threads: int = Field(2, ge=1, description="CPU threads of the trainer")
+    overlay_facts: int = Field(3, ge=1, le=20, description="Most facts given in context")
+
+    @cached_property
+    def database(self) -> str:
+        """The SQLAlchemy URL in force."""
+        return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'almanac.db'}"
+
+    @cached_property
+    def broker(self) -> str:
+        """The broker URL in force."""
+        return self.broker_url or "filesystem://"
+
+    @cached_property
+    def store(self) -> Path:
+        """The checkpoint store's folder."""
+        return (self.store_dir or self.data_dir / "store").absolute()

@@ -1,0 +1,22 @@
+from app.models.access import Audit, Idempotency, Key
+from app.models.base import Base
+from app.models.checkpoints import Activation, Checkpoint, Proof
+from app.models.facts import LIVE, Fact, Probe
+from app.models.updates import Event, Update, UpdateFact, WorkerSeen
+
+__all__ = [
+    "LIVE",
+    "Activation",
+    "Audit",
+    "Base",
+    "Checkpoint",
+    "Event",
+    "Fact",
+    "Idempotency",
+    "Key",
+    "Probe",
+    "Proof",
+    "Update",
+    "UpdateFact",
+    "WorkerSeen",
+]

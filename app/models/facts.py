@@ -1,0 +1,66 @@
+from datetime import datetime
+
+from sqlalchemy import ForeignKey, Index, String, Text, text
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from app.db import utc_now
+from app.ids import new_id
+from app.models.base import Base, JsonObject
+
+LIVE = ("quarantined", "pending", "training", "trained", "failed")
+_live = text("status IN ('quarantined', 'pending', 'training', 'trained', 'failed')")
+
+
+class Fact(Base):
+    """One submitted statement and where it stands (DESIGN 5)."""
+
+    __tablename__ = "facts"
+    __table_args__ = (
+        # Dedup: one live fact per text and key, whatever races.
+        Index(
+            "uq_facts_live_digest",
+            "text_digest",
+            unique=True,
+            sqlite_where=_live,
+            postgresql_where=_live,
+        ),
+        Index("ix_facts_status_id", "status", "id"),
+        Index("ix_facts_key", "key"),
+        Index("ix_facts_source", "source"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("fact"))
+    text: Mapped[str] = mapped_column(Text, doc="The statement, normalised to NFC, stripped")
+    text_digest: Mapped[str] = mapped_column(String(64), doc="SHA-256 of text and key")
+    status: Mapped[str] = mapped_column(
+        String(16),
+        doc="quarantined, rejected, pending, training, trained, failed, superseded, retracted",
+    )
+    key: Mapped[str | None] = mapped_column(String(200), doc="Names what the fact is about")
+    source: Mapped[str | None] = mapped_column(String(200), doc="Who says so")
+    valid_from: Mapped[datetime | None]
+    valid_until: Mapped[datetime | None]
+    details: Mapped[JsonObject] = mapped_column("metadata", default=dict)
+    tries: Mapped[int] = mapped_column(default=0, doc="Updates without proof; three: failed")
+    error: Mapped[str | None] = mapped_column(Text, doc="Why it failed or was rejected")
+    superseded_by: Mapped[str | None] = mapped_column(ForeignKey("facts.id"))
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("keys.id"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    updated_at: Mapped[datetime] = mapped_column(default=utc_now, onupdate=utc_now)
+
+    probes: Mapped[list["Probe"]] = relationship(
+        lazy="raise", order_by="Probe.id", cascade="all, delete-orphan"
+    )
+
+
+class Probe(Base):
+    """A question with its accepted answers: an exam, never a lesson (DESIGN, decision 9)."""
+
+    __tablename__ = "probes"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    fact_id: Mapped[str] = mapped_column(ForeignKey("facts.id"), index=True)
+    question: Mapped[str] = mapped_column(Text)
+    answers: Mapped[list[str]]
+    direction: Mapped[str] = mapped_column(String(8), doc="forward or backward")
+    origin: Mapped[str] = mapped_column(String(8), default="given", doc="given, cloze or model")

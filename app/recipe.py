@@ -1,0 +1,45 @@
+"""The recipe: one frozen, torch-free object that describes a training run completely."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ObjectiveName = Literal["masked", "causal"]
+MethodName = Literal["full", "lora"]
+
+
+class Recipe(BaseModel):
+    """How an update is trained, proven and judged; stored with the update and in the checkpoint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    objective: ObjectiveName = Field("masked", description="What the loss asks for")
+    method: MethodName = Field("full", description="All weights, or one LoRA adapter over the root")
+    lr: float = Field(4e-4, gt=0, description="Peak learning rate")
+    epochs: int = Field(60, ge=1, description="Most exposures of each fact")
+    batch_size: int = Field(16, ge=1, description="Facts in one step")
+    warmup_share: float = Field(0.02, ge=0, le=1, description="Share of steps with rising lr")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's, not on norms and biases")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradient clipping")
+    t_min: float = Field(0.05, ge=0, le=1, description="Least share of masked tokens")
+    t_max: float = Field(0.95, ge=0, le=1, description="Greatest share of masked tokens")
+    span_share: float = Field(0.0, ge=0, le=1, description="Samples masked as whole spans")
+    replay_share: float = Field(0.25, ge=0, lt=1, description="Share of a step's samples: replay")
+    kl_weight: float = Field(0.0, ge=0, description="Weight of KL(parent || model) on replay")
+    lora_rank: int = Field(16, ge=1, description="Rank of the adapter")
+    lora_alpha: int = Field(32, ge=1, description="Scale of the adapter is alpha / rank")
+    max_older_drop: float = Field(0.05, ge=0, le=1, description="Gate: most older answers lost")
+    max_reference_drop: float = Field(0.05, ge=0, le=1, description="Gate: reference answers lost")
+    seed: int = Field(0, ge=0, description="Seed of masks and order")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where it trains")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Compute type")
+
+
+SMALL_MODEL_PARAMETERS = 300_000_000
+
+
+def default_recipe(parameters: int) -> Recipe:
+    """Choose the defaults for a model with so many parameters (DESIGN 9)."""
+    if parameters < SMALL_MODEL_PARAMETERS:
+        return Recipe()
+    return Recipe(method="lora", lr=1e-4)

@@ -1,0 +1,37 @@
+"""The audit trail: one append-only row per act, in the act's own transaction."""
+
+from dataclasses import dataclass
+
+from sqlalchemy.orm import Session
+
+from app.models import Audit
+from app.models.base import JsonObject
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who acts: an API key, an update (its id as name) or the system itself."""
+
+    name: str
+    key_id: str | None = None
+    scopes: frozenset[str] = frozenset()
+    request_id: str | None = None
+
+
+SYSTEM = Actor("system")
+
+
+def record(
+    session: Session,
+    actor: Actor,
+    act: str,
+    subject: str,
+    *,
+    before: JsonObject | None = None,
+    after: JsonObject | None = None,
+    reason: str | None = None,
+) -> None:
+    """Add one audit row; caller's transaction."""
+    row = Audit(actor=actor.name, act=act, subject=subject, before=before, after=after)
+    row.reason, row.request_id = reason, actor.request_id
+    session.add(row)
