@@ -1,0 +1,90 @@
+"""What routes ask for by annotation: sessions, the caller, settings, one answer per repeat.
+
+Both sessions close before the response is sent, so a client never reads a promise that could
+still be rolled back. No dependency runs SQL in the request's own transaction: on SQLite a write
+lock held between two thread-pool hops could wait for threads that wait for the lock.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.orm import Session
+
+from app.config import Settings
+from app.db import Database
+from app.engine_client import EngineClient
+from app.errors import Forbidden, Unauthorized
+from app.services import keys
+from app.services.audit import Actor
+
+_bearer = HTTPBearer(auto_error=False, description="An API key: `alm_…`")
+
+
+def get_settings(request: Request) -> Settings:
+    """Return the settings that this application was made with."""
+    return cast(Settings, request.app.state.settings)
+
+
+def get_database(request: Request) -> Database:
+    """Return the open database."""
+    return cast(Database, request.app.state.database)
+
+
+def get_engine(request: Request) -> EngineClient:
+    """Return the client of the engine that serves."""
+    return cast(EngineClient, request.app.state.engine)
+
+
+SettingsDep = Annotated[Settings, Depends(get_settings)]
+DatabaseDep = Annotated[Database, Depends(get_database)]
+EngineDep = Annotated[EngineClient, Depends(get_engine)]
+
+
+def open_session(database: DatabaseDep) -> Iterator[Session]:
+    """Open the request's transaction; commit it, then run what waits for that, then answer."""
+    with database.transaction() as session:
+        yield session
+    for call in session.info.get("after_commit", ()):
+        call()
+
+
+def after_commit(session: Session, call: Callable[[], None]) -> None:
+    """Run ``call`` once the request's transaction is committed; never after a rollback."""
+    session.info.setdefault("after_commit", []).append(call)
+
+
+def open_reader(database: DatabaseDep) -> Iterator[Session]:
+    """Open a session that only reads."""
+    with database.reading() as session:
+        yield session
+
+
+SessionDep = Annotated[Session, Depends(open_session, scope="function")]
+ReaderDep = Annotated[Session, Depends(open_reader, scope="function")]
+
+
+def authenticate(
+    request: Request,
+    database: DatabaseDep,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> Actor:
+    """Name the caller by its API key; every ``/v1`` route depends on it."""
+    if credentials is None:
+        raise Unauthorized
+    with database.reading() as session:
+        return keys.authenticate(
+            session, credentials.credentials, request_id=request.state.request_id
+        )
+
+
+def needs(scope: str) -> Callable[..., Actor]:
+    """Make the dependency that gives the caller, or 403 without the scope: ``Depends(needs(…))``."""
+
+    def check(actor: Annotated[Actor, Depends(authenticate)]) -> Actor:
+        if not actor.scopes & {scope, "admin"}:
+            raise Forbidden(f"This API key lacks the scope `{scope}`.")
+        return actor
+
+    return check

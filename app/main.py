@@ -1,0 +1,51 @@
+"""The application: ``uvicorn app.main:create_app --factory``."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import Depends, FastAPI
+
+from app import problems
+from app.config import Settings
+from app.db import Database
+from app.deps import authenticate
+from app.engine_client import EngineClient
+from app.middleware import AroundRequest, Metrics
+from app.routes import audit, facts, health, keys
+
+MAX_BODY = 256 * 1024
+DESCRIPTION = """
+Keeps a deployed language model's knowledge current. Post facts; they are answerable at once, and
+soon after they are in the weights: trained, proven one by one, published as a new version that can
+be pinned, activated and rolled back.
+"""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Build the application; the database and the engine are opened when it starts."""
+    app = FastAPI(
+        title="Almanac", version="1", description=DESCRIPTION, lifespan=_lifespan, redoc_url=None
+    )
+    app.state.settings = settings or Settings()
+    app.state.metrics = Metrics()
+    problems.install(app)
+    app.add_middleware(AroundRequest, metrics=app.state.metrics)
+    app.include_router(health.router)
+    for module in (facts, keys, audit):
+        # Default deny: no route under /v1 answers without a key, whatever it asks for itself.
+        app.include_router(
+            module.router,
+            prefix="/v1",
+            dependencies=[Depends(authenticate)],
+            max_body_size=MAX_BODY,
+        )
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    app.state.database = Database(settings.database)
+    app.state.engine = EngineClient(settings.engine_url, settings.engine_timeout_s)
+    yield
+    app.state.database.close()

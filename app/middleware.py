@@ -1,0 +1,84 @@
+"""Around every request: its id, its metrics, and a problem instead of a bare 413."""
+
+import re
+import time
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.ids import new_id
+from app.problems import problem
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class Metrics:
+    """What this process counts about its requests."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "almanac_requests", "Requests", ("method", "route", "status"), registry=self.registry
+        )
+        self.seconds = Histogram(
+            "almanac_request_seconds", "Time to answer", ("method", "route"), registry=self.registry
+        )
+
+
+class AroundRequest:
+    """Give each request an id (the caller's, where it is sane), count it and time it."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else new_id("req")
+        scope.setdefault("state", {})["request_id"] = request_id
+        answer = _Answer(scope, send, request_id)
+        started = time.perf_counter()
+        try:
+            await self.app(scope, receive, answer.send)
+        finally:
+            # A path that no route knows is counted under one name, or scans would fill the memory.
+            route = getattr(scope.get("route"), "path", "unknown")
+            labels = scope["method"] if route != "unknown" else "other", route
+            self.metrics.requests.labels(*labels, str(answer.status)).inc()
+            self.metrics.seconds.labels(*labels).observe(time.perf_counter() - started)
+
+
+class _Answer:
+    def __init__(self, scope: Scope, send: Send, request_id: str) -> None:
+        self.scope, self._send, self.request_id = scope, send, request_id
+        self.status = 500
+        self._replaced = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-ID"] = self.request_id
+            # The framework's own size limit answers in plain text.
+            if self.status == 413 and headers["content-type"].startswith("text/plain"):
+                self._replaced = True
+                await self._send_problem()
+        if not self._replaced:
+            await self._send(message)
+
+    async def _send_problem(self) -> None:
+        detail = "The request's body is larger than this route takes."
+        response = problem(Request(self.scope), 413, detail)
+        response.headers["X-Request-ID"] = self.request_id
+        await response(self.scope, _nothing, self._send)
+
+
+async def _nothing() -> Any:
+    raise NotImplementedError
