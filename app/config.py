@@ -11,7 +11,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class Settings(BaseSettings):
     """Every setting of Almanac; each is read from ``ALMANAC_<NAME>`` or from ``.env``."""
 
-    model_config = SettingsConfigDict(env_prefix="ALMANAC_", env_file=".env", extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="ALMANAC_", env_file=".env", env_ignore_empty=True, extra="ignore"
+    )
 
     data_dir: Path = Field(Path("data"), description="Folder for database, checkpoints, keys, logs")
     host: str = Field("127.0.0.1", description="Address that the API listens on")

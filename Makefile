@@ -1,0 +1,56 @@
+# Everything a newcomer, a developer or CI does. `make` alone lists the targets.
+
+PYTHON ?= python3
+# pip's arguments for torch, installed before all else. The default is the CPU build, so that a
+# machine without a GPU gets no CUDA packages; it comes from the folder in PIP_FIND_LINKS where one
+# is set, else from PyTorch's own index. For a GPU: make up TORCH=torch==2.13.0
+TORCH ?= torch==2.13.0 $(if $(PIP_FIND_LINKS),,--extra-index-url https://download.pytorch.org/whl/cpu)
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+CONTRACTS := tests/test_contracts.py tests/app/test_migrations.py
+
+.DEFAULT_GOAL := help
+.PHONY: help install up demo test check format openapi env clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## Make .venv and install the pinned packages (variables: TORCH, PYTHON)
+
+# The stamp is the last step: an interrupted installation is taken up again, a whole one costs nothing.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Almanac needs Python 3.11 or newer: make up PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,dev]'
+	@touch $@
+
+up: $(INSTALLED) ## Run the service here: api, engine and worker on http://127.0.0.1:8000
+	@exec $(BIN)/almanac up
+
+demo: $(INSTALLED) ## Teach the running service 21 facts and watch it answer
+	@$(BIN)/almanac demo
+
+test: $(INSTALLED) ## Run the whole test suite (needs PostgreSQL and Redis on this machine)
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED) ## Format, lint, types, import rules, contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest $(CONTRACTS)
+
+format: $(INSTALLED) ## Format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+openapi: $(INSTALLED) ## Write docs/openapi.json anew, after a change of routes or schemas
+	$(BIN)/python -c 'import json, app.main; print(json.dumps(app.main.create_app().openapi(), indent=1))' > docs/openapi.json
+
+env: $(INSTALLED) ## Write .env.example anew, after a change of settings
+	$(BIN)/python -c 'import app.cli.settings as s; print(s.env_example(), end="")' > .env.example
+
+clean: ## Remove .venv and caches; data/ stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
