@@ -1,0 +1,82 @@
+"""Chat messages to token ids, so that no content can ever spell a role or an end of turn."""
+
+import re
+from collections.abc import Mapping, Sequence
+from threading import Lock
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from app.errors import Invalid
+
+Content = str | Sequence[int]
+_PLACEHOLDER = "\ue000{}\ue001"  # private-use characters: no template holds them
+_PLACES = re.compile("\ue000([0-9]+)\ue001")
+# Answers without a thinking turn, and a prompt that is the same on every day (Qwen3, Llama 3).
+_TEMPLATE_ARGUMENTS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+_switching = Lock()  # split_special_tokens is a switch inside the tokenizer, which threads share
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Tokenise plain text; a special token's name in it is just characters."""
+    return _encode(tokenizer, text, specials=False)
+
+
+def encode_chat(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]]
+) -> list[int]:
+    """Tokenise messages by the tokenizer's chat template, generation prompt included.
+
+    A message is ``{"role", "content"}``; its content is text, or token ids that are taken as they
+    are. The template is rendered around placeholders and never sees a content: the template's own
+    text is tokenised with special tokens, each content alone and stripped, without. ``Invalid``
+    when the template refuses the roles or leaves out a message.
+    """
+    ids: list[int] = []
+    for part in _render(tokenizer, [message["role"] for message in messages], prompt=True):
+        if isinstance(part, str):
+            ids += _encode(tokenizer, part, specials=True)
+        else:
+            content: Content = messages[part]["content"]
+            ids += encode_text(tokenizer, content.strip()) if isinstance(content, str) else content
+    return ids
+
+
+def end_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the token that ends an assistant's turn: the template's, else the tokenizer's EOS."""
+    *_, after = _render(tokenizer, ["user", "assistant"], prompt=False)
+    ids = _encode(tokenizer, after.strip(), specials=True) if isinstance(after, str) else []
+    if ids and ids[0] in tokenizer.all_special_ids:
+        return ids[0]
+    if tokenizer.eos_token_id is None:
+        raise Invalid("The tokenizer has neither an end-of-turn nor an end-of-sequence token.")
+    return int(tokenizer.eos_token_id)
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase, roles: Sequence[str], *, prompt: bool
+) -> list[str | int]:
+    """Return the template's text with each message's index where its content belongs."""
+    messages = [
+        {"role": role, "content": _PLACEHOLDER.format(index)} for index, role in enumerate(roles)
+    ]
+    try:
+        text = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=prompt, **_TEMPLATE_ARGUMENTS
+        )
+    except Exception as error:  # a template raises whatever its author chose
+        raise Invalid(f"The model's chat template refuses these messages: {error}") from error
+    pieces = _PLACES.split(text)  # text, index, text, index, …, text
+    parts = [int(piece) if at % 2 else piece for at, piece in enumerate(pieces)]
+    missing = set(range(len(roles))).difference(part for part in parts if isinstance(part, int))
+    if missing:
+        index = min(missing)
+        raise Invalid(f"The model's chat template leaves out message {index} ({roles[index]}).")
+    return [part for part in parts if part != ""]
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str, *, specials: bool) -> list[int]:
+    with _switching:
+        return list(
+            tokenizer.encode(text, add_special_tokens=False, split_special_tokens=not specials)
+        )
