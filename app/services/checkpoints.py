@@ -1,0 +1,119 @@
+"""Checkpoints: immutable, numbered; 0 is the base model."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app.errors import Conflict, NotFound, Unavailable
+from app.models import Activation, Checkpoint, Fact, UpdateFact
+from app.services import activations, audit
+from app.services.audit import SYSTEM, Actor
+from app.services.pages import Page, fetch_page
+
+
+def register_base(session: Session, digest: str, parameters: int) -> Checkpoint:
+    """Make the base model version 0 and current; a second call finds it again.
+
+    Raises `Conflict` when version 0 is another model.
+    """
+    base = session.get(Checkpoint, 0)
+    if base is None:
+        base = _insert_base(session, digest, parameters)
+    if base.digest != digest:
+        raise Conflict(
+            f"This database's base model is {base.digest[:12]}, not {digest[:12]}. "
+            "Use a fresh data directory for another base model."
+        )
+    return base
+
+
+def _insert_base(session: Session, digest: str, parameters: int) -> Checkpoint:
+    base = Checkpoint(version=0, digest=digest, kind="full", metrics={"parameters": parameters})
+    try:
+        with session.begin_nested():
+            session.add(base)
+    except IntegrityError:  # another process was first
+        return session.get_one(Checkpoint, 0)
+    first = Activation(previous_id=0, version=0, kind="initial", actor=SYSTEM.name)
+    activations.append(session, first)
+    audit.record(session, SYSTEM, "checkpoint.register", "v0", after={"digest": digest})
+    return base
+
+
+def get(session: Session, version: int) -> Checkpoint:
+    """Return a checkpoint in whatever status, or raise `NotFound`."""
+    checkpoint = session.get(Checkpoint, version)
+    if checkpoint is None:
+        raise NotFound(f"There is no version {version}.")
+    return checkpoint
+
+
+def list_checkpoints(session: Session, page: Page) -> tuple[Sequence[Checkpoint], bool]:
+    """Return one page of checkpoints, and whether there are more."""
+    return fetch_page(session, Checkpoint, page)
+
+
+def list_ready(session: Session) -> Sequence[Checkpoint]:
+    """Return every checkpoint that can answer, newest first."""
+    query = select(Checkpoint).where(Checkpoint.status == "ready")
+    return session.scalars(query.order_by(Checkpoint.version.desc())).all()
+
+
+def resolve(session: Session, version: int | None) -> Checkpoint:
+    """Return the checkpoint that answers: the pinned one, or the current one when None.
+
+    Raises `NotFound` (unknown, deleted), `Conflict` (rejected), `Unavailable` (no base model yet).
+    """
+    if version is not None:
+        return _pinned(session, version)
+    last = select(Activation.version).order_by(Activation.id.desc()).limit(1)
+    checkpoint = session.scalar(
+        select(Checkpoint).where(Checkpoint.version == last.scalar_subquery())
+    )
+    if checkpoint is None:
+        raise Unavailable("No base model is registered yet.")
+    return checkpoint
+
+
+def _pinned(session: Session, version: int) -> Checkpoint:
+    checkpoint = get(session, version)
+    if checkpoint.status == "rejected":
+        raise Conflict(f"Version {version} was rejected by its gate and doesn't answer.")
+    if checkpoint.status != "ready":
+        raise NotFound(f"Version {version} is deleted.")
+    return checkpoint
+
+
+def list_facts(session: Session, version: int, page: Page) -> tuple[Sequence[Fact], bool]:
+    """Return one page of the facts that are proven in a version's lineage."""
+    get(session, version)
+    tree = activations.ancestry(Checkpoint.version == version)
+    proven = (
+        select(UpdateFact.fact_id)
+        .join(Checkpoint, Checkpoint.update_id == UpdateFact.update_id)
+        .where(UpdateFact.proven.is_(True), Checkpoint.version.in_(select(tree.c.version)))
+    )
+    return fetch_page(session, Fact, page, [Fact.id.in_(proven)])
+
+
+def change(
+    session: Session,
+    actor: Actor,
+    version: int,
+    *,
+    label: str | None = None,
+    protected: bool | None = None,
+) -> Checkpoint:
+    """Set a checkpoint's label (empty: none) or protection; None leaves as it is; audited."""
+    checkpoint = get(session, version)
+    before = {"label": checkpoint.label, "protected": checkpoint.protected}
+    if label is not None:
+        checkpoint.label = label or None
+    if protected is not None:
+        checkpoint.protected = protected
+    after = {"label": checkpoint.label, "protected": checkpoint.protected}
+    if after != before:
+        audit.record(session, actor, "checkpoint.change", f"v{version}", before=before, after=after)
+    return checkpoint
