@@ -264,7 +264,14 @@ def upgrade() -> None:
 
 def _create_full_text_index() -> None:
     if op.get_bind().dialect.name == "postgresql":
-        op.execute("CREATE INDEX ix_facts_text ON facts USING gin (to_tsvector('simple', text))")
+        # Words as FTS5 below sees them: without accents, parted at every punctuation mark.
+        op.execute(
+            "CREATE FUNCTION fact_words(text) RETURNS tsvector "
+            "LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE "
+            "RETURN to_tsvector('simple', regexp_replace(regexp_replace("
+            "normalize($1, NFD), '[\\u0300-\\u036f]', '', 'g'), '[!-/:-@[-`{-~]', ' ', 'g'))"
+        )
+        op.execute("CREATE INDEX ix_facts_text ON facts USING gin (fact_words(text))")
         return
     op.execute(
         "CREATE VIRTUAL TABLE facts_fts USING fts5"
@@ -329,6 +336,8 @@ def downgrade() -> None:
         batch_op.drop_index("ix_facts_key")
 
     op.drop_table("facts")
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("DROP FUNCTION fact_words")
     op.drop_table("activations")
     op.drop_table("workers")
     op.drop_table("keys")
