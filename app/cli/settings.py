@@ -1,5 +1,6 @@
 """Every setting with its meaning and default: the text of ``.env.example``."""
 
+from app.cli.console import out
 from app.config import Settings
 
 _HEAD = """\
@@ -15,3 +16,8 @@ def env_example() -> str:
         default = "" if field.default is None else field.default
         lines.append(f"# {field.description}\n# ALMANAC_{name.upper()}={default}\n")
     return "\n".join(lines)
+
+
+def settings() -> None:
+    """Print every setting with its meaning, unit and default."""
+    out.print(env_example(), soft_wrap=True)

@@ -1,0 +1,31 @@
+"""A typed client for Almanac's HTTP API; it needs httpx and pydantic, nothing of the server."""
+
+from app.client.client import AlmanacClient
+from app.client.models import (
+    Activation,
+    Answer,
+    BatchItem,
+    Checkpoint,
+    Event,
+    Fact,
+    Key,
+    Progress,
+    Proof,
+    Update,
+)
+from app.client.transport import ApiError
+
+__all__ = [
+    "Activation",
+    "AlmanacClient",
+    "Answer",
+    "ApiError",
+    "BatchItem",
+    "Checkpoint",
+    "Event",
+    "Fact",
+    "Key",
+    "Progress",
+    "Proof",
+    "Update",
+]

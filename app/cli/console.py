@@ -1,0 +1,77 @@
+"""What every command shares: the terminal, the settings, the connection to the service."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from app.client import AlmanacClient
+from app.config import Settings
+
+# Texts come from users and models: nothing in them is markup.
+out = Console(highlight=False, markup=False, emoji=False)
+errors = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+class Stop(Exception):
+    """Ends a command with status 1; its text is a sentence for the person at the terminal."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Which service the command talks to, as far as the options said."""
+
+    url: str | None
+    key: str | None
+
+
+def load_settings() -> Settings:
+    """Read the settings, or say which one is wrong."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "ALMANAC_" + str(first["loc"][0]).upper()
+        raise Stop(f"{name}: {first['msg']} (it is {first['input']!r}).") from None
+
+
+def connect(ctx: typer.Context) -> AlmanacClient:
+    """Open a client: as the options or the environment say, else to this machine's service."""
+    target = ctx.find_object(Target) or Target(None, None)
+    settings = load_settings()
+    key = target.key
+    if key is None and target.url is None:  # the local key is for the local service alone
+        path = settings.data_dir / "admin.key"
+        try:
+            key = path.read_text().strip()
+        except OSError:
+            raise Stop(
+                f"No API key: pass --key, set ALMANAC_API_KEY, or start `almanac up`, "
+                f"which writes one to {path}."
+            ) from None
+    if key is None:
+        raise Stop("No API key for this address: pass --key or set ALMANAC_API_KEY.")
+    return AlmanacClient(target.url or local_url(settings), key)
+
+
+def local_url(settings: Settings) -> str:
+    """Return the address under which this machine reaches its own service."""
+    everywhere = settings.host in ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
+    host = "127.0.0.1" if everywhere else settings.host
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+
+
+def table(*columns: str) -> Table:
+    """Start a plain table; cells are text, never markup."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
+
+
+def when(at: datetime | None) -> str:
+    """Write a time for a table, in the reader's zone."""
+    return at.astimezone().strftime("%Y-%m-%d %H:%M:%S") if at else ""

@@ -1,0 +1,125 @@
+"""``almanac up``: the whole service on this machine, under one process that keeps it running."""
+
+import contextlib
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import httpx
+
+from app.cli.console import Stop, errors, load_settings, local_url, out
+from app.cli.prepare import lock, prepare
+from app.cli.processes import api_program, engine_program, environment, worker_program
+from app.cli.supervisor import Child, stop_all
+from app.config import Settings
+
+STARTER = """\
+The model is the shipped starter: it is small and knows an invented world only. For a real one, stop
+this and name a model (a folder or a hub id) with a data directory of its own, for example
+  ALMANAC_DATA_DIR=data-qwen3 ALMANAC_BASE_MODEL=Qwen/Qwen3-0.6B make up
+"""
+READY = """\
+
+Almanac is ready at {url} (its API is described at {url}/docs).
+{model}
+Admin key: {key}
+Try, in another terminal:
+  make demo
+  .venv/bin/almanac ask "Who are you?"
+  curl -s {url}/v1/qa -H "Authorization: Bearer $(cat {path})" \\
+    -H "Content-Type: application/json" -d '{{"question": "Who are you?"}}'
+Logs are in {logs}. Ctrl-C stops everything.
+"""
+
+
+def up() -> None:
+    """Start api, engine and worker here and keep them running."""
+    settings = load_settings()
+    if settings.engine_kind == "almanac":
+        url = f"http://127.0.0.1:{settings.engine_port}"
+        settings = settings.model_copy(update={"engine_url": url})
+    stop = threading.Event()
+    with lock(settings):
+        check_ports(settings)
+        out.print("Preparing the database and the base model …")
+        prepare(settings)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+        with running(settings) as children:
+            if wait_until_ready(settings, children, stop):
+                announce(settings)
+            while not stop.wait(0.2):
+                for child in children:
+                    child.look(errors.print)
+            out.print("Stopping …")
+
+
+@contextlib.contextmanager
+def running(settings: Settings) -> Iterator[list[Child]]:
+    """Start the processes; stop them in the end, however it comes."""
+    logs = settings.data_dir / "logs"
+    logs.mkdir(exist_ok=True)
+    programs = [api_program(settings), worker_program(settings)]
+    if settings.engine_kind == "almanac":
+        programs.insert(0, engine_program(settings))
+    children: list[Child] = []
+    try:
+        for program in programs:
+            children.append(Child(program, logs, environment(settings)))  # noqa: PERF401 - kept if one fails
+        yield children
+    finally:
+        stop_all(children)
+
+
+def check_ports(settings: Settings) -> None:
+    """Raise Stop when a port that is needed is taken."""
+    needed = [(settings.host, settings.port, "ALMANAC_PORT")]
+    if settings.engine_kind == "almanac":
+        needed.append(("127.0.0.1", settings.engine_port, "ALMANAC_ENGINE_PORT"))
+    for host, port, name in needed:
+        deadline = time.monotonic() + 2  # what a killed predecessor left may take a moment to go
+        while not _is_free(host, port):
+            if time.monotonic() > deadline:
+                raise Stop(f"Port {port} on {host} is taken; choose another with {name}.")
+            time.sleep(0.1)
+
+
+def _is_free(host: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def wait_until_ready(settings: Settings, children: list[Child], stop: threading.Event) -> bool:
+    """Wait for the service's own word; False if told to stop, Stop if a process ends meanwhile."""
+    url = f"{local_url(settings)}/readyz"
+    while not stop.wait(0.2):
+        for child in children:
+            if child.process.poll() is not None:
+                raise Stop(f"The {child.name} didn't start: {child.last_words()} ({child.log}).")
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(url, timeout=5).is_success:
+                return True
+    return False
+
+
+def announce(settings: Settings) -> None:
+    """Print where the service is, its key, and what to try."""
+    path = settings.data_dir / "admin.key"
+    try:
+        key = f"{path.read_text().strip()} (kept in {path})"
+    except OSError:
+        key = f"not in {path} any more"
+    starter = settings.base_model == "starter"
+    model = STARTER if starter else f"The base model is {settings.base_model}.\n"
+    text = READY.format(
+        url=local_url(settings), model=model, key=key, path=path, logs=settings.data_dir / "logs"
+    )
+    out.print(text, soft_wrap=True)
