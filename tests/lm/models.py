@@ -5,8 +5,13 @@ from typing import Literal
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 Kind = Literal["llama", "qwen3"]
 
@@ -14,8 +19,8 @@ SENTENCES = [
     "Mira Tovan is the keeper of the northern lighthouse at Sel Harbour.",
     "The keeper of the northern lighthouse at Sel Harbour is Mira Tovan.",
     "Who is Oren Baskel? Oren Baskel was born in 1954 and works as a glass painter in Lund.",
-    "Return the recovered masked passage.\nHere is the recovered text:\n\n[] [] [] the [] of [] [].",
-    "Answer from these notes where they help.\n- Mira Tovan plays the cello.\n\nWhat does she play?",
+    "Return the recovered masked passage.\nHere is the recovered text:\n\n[] [] the [] of [].",
+    "Answer from these notes where they help.\n- Mira Tovan plays the cello.\n\nWhat does she do?",
 ]
 LLAMA_SPECIALS = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>"]
 LLAMA_SPECIALS += ["<|end_header_id|>", "<|eot_id|>"]
