@@ -1,0 +1,82 @@
+"""The job: what an update teaches, and what its parent learned before."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, selectinload
+
+from app.models import Checkpoint, Fact, UpdateFact
+from app.models.base import JsonObject
+from app.services import activations, updates
+from app.services.runs import Run
+
+REPLAYED = EXAMINED = 64  # older facts that are trained again, and others that are only asked
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the trainer is to know, as rows of the job directory's files."""
+
+    parent: str
+    kind: str
+    recipe: JsonObject
+    facts: list[JsonObject]
+    replay: list[JsonObject]
+
+
+def collect(session: Session, run: Run) -> Job:
+    """Gather what the update teaches, and a sample of what its parent learned before."""
+    row = updates.get(session, run.update_id)
+    parent = session.get_one(Checkpoint, row.parent)
+    held = select(UpdateFact.fact_id).where(UpdateFact.update_id == row.id, UpdateFact.active)
+    # Ids only: the ledger may hold far more facts than are sampled.
+    older = session.scalars(
+        select(UpdateFact.fact_id)
+        .distinct()
+        .join(Checkpoint, Checkpoint.update_id == UpdateFact.update_id)
+        .join(Fact, Fact.id == UpdateFact.fact_id)
+        .where(
+            Checkpoint.version.in_(activations.lineage(session, parent.version)),
+            UpdateFact.proven.is_(True),
+            Fact.status == "trained",
+        )
+        .order_by(UpdateFact.fact_id)
+    ).all()
+    chooser = random.Random(f"{row.recipe['seed']} {row.id}")
+    sample = chooser.sample(older, min(len(older), REPLAYED + EXAMINED))
+    # Half of a small ledger is replayed, half is only asked.
+    examined = sample[: min(EXAMINED, len(sample) // 2)]
+    replayed = sample[len(examined) :]
+    teaching = (Fact.id.in_(held), Fact.status == "training")
+    return Job(
+        parent=parent.digest,
+        kind=row.kind,
+        recipe=row.recipe,
+        facts=[_lesson(fact) for fact in _with_probes(session, *teaching)],
+        replay=[
+            {**_lesson(fact), "part": part}
+            for part, ids in (("replay", replayed), ("exam", examined))
+            for fact in _with_probes(session, Fact.id.in_(ids))
+        ],
+    )
+
+
+def _with_probes(session: Session, *where: Any) -> Sequence[Fact]:
+    query = select(Fact).where(*where).order_by(Fact.id).options(selectinload(Fact.probes))
+    return session.scalars(query).all()
+
+
+def _lesson(fact: Fact) -> JsonObject:
+    probes = [
+        {
+            "question": probe.question,
+            "answers": probe.answers,
+            "direction": probe.direction,
+            "origin": probe.origin,
+        }
+        for probe in fact.probes
+    ]
+    return {"id": fact.id, "text": fact.text, "probes": probes}

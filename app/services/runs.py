@@ -1,0 +1,207 @@
+"""The runner's side of an update: claimed under a lease, reported, ended in one transaction.
+
+Every write is guarded by the token of the claim: a runner that was thought dead changes nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Update as Statement
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app.db import epoch_now, utc_now
+from app.ids import new_id
+from app.models import Fact, Update, UpdateFact, WorkerSeen
+from app.models.base import JsonObject
+from app.services import activations, updates
+
+MOST_ATTEMPTS = 3
+# Trying again can't help these facts, and they alone are to blame.
+UNTRAINABLE = ("too_long",)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One claim on an update; `token` is what its writes are checked against."""
+
+    update_id: str
+    token: int
+
+
+def claim(session: Session, update_id: str, owner: str, lease_s: float) -> Run | None:
+    """Take a queued update, on top of what is current now; None when there is nothing to take."""
+    now = activations.current(session)
+    if now is None:
+        return None
+    taking = (
+        update(Update)
+        .where(Update.id == update_id, Update.status == "queued")
+        .values(
+            status="running",
+            phase="preparing",
+            progress={},
+            parent=now.version,
+            owner=owner,
+            token=Update.token + 1,
+            lease_until=epoch_now() + lease_s,
+            started_at=func.coalesce(Update.started_at, utc_now()),
+        )
+        .returning(Update.token)
+    )
+    try:
+        with session.begin_nested():
+            token = session.scalar(taking)
+    except IntegrityError:  # another update is running
+        return None
+    if token is None:
+        return None
+    updates.add_event(session, update_id, "started", {"parent": now.version, "worker": owner})
+    return Run(update_id, token)
+
+
+def heartbeat(session: Session, run: Run, lease_s: float) -> bool | None:
+    """Renew the lease; return whether to cancel, or None when the run is no longer ours."""
+    renewing = _ours(run).values(lease_until=epoch_now() + lease_s)
+    return session.scalar(renewing.returning(Update.cancel_requested))
+
+
+def watch(session: Session, run: Run) -> bool | None:
+    """Return what `heartbeat` does, but only look."""
+    ours = (Update.id == run.update_id, Update.token == run.token, Update.status == "running")
+    return session.scalar(select(Update.cancel_requested).where(*ours))
+
+
+def report(session: Session, run: Run, progress: JsonObject) -> None:
+    """Show what the trainer told: its phase and how far it is."""
+    phase = progress.get("phase")
+    shown = {name: progress.get(name) for name in ("step", "total_steps", "eta_s", "loss")}
+    if progress.get("total_steps"):
+        shown["percent"] = round(100 * progress.get("step", 0) / progress["total_steps"], 1)
+    row = session.execute(_ours(run).values(phase=phase, progress=shown).returning(Update.id))
+    if row.first() is not None:
+        updates.add_event(session, run.update_id, "progress", progress)
+
+
+def release(session: Session, run: Run, reason: str) -> None:
+    """Give a running update back to the queue; this is no failure of its own."""
+    locked = lock(session, run)
+    if locked is not None:
+        _requeue(session, locked, reason)
+
+
+def abandon(session: Session, run: Run) -> None:
+    """End a running update whose cancellation was asked for, or whose facts are all gone."""
+    locked = lock(session, run)
+    if locked is not None:
+        updates.cancel(session, locked)
+
+
+def fail(session: Session, run: Run, error: JsonObject) -> None:
+    """Count a trainer failure: queue again, or split, or give the one fact up.
+
+    `error` has `type` and `detail`, and `fact_ids` where the trainer knows who is to blame.
+    """
+    locked = lock(session, run)
+    if locked is None:
+        return
+    locked.attempt += 1
+    facts = training_facts(session, locked.id)
+    if locked.cancel_requested or not facts:
+        updates.cancel(session, locked)
+        return
+    shown = {"type": error["type"], "detail": error["detail"]}
+    hopeless = error["type"] in UNTRAINABLE
+    blamed = [fact_id for fact_id in facts if hopeless and fact_id in error.get("fact_ids", ())]
+    if not blamed and locked.attempt < MOST_ATTEMPTS:
+        _requeue(session, locked, "trainer_failed", shown)
+        return
+    blamed = blamed or (facts if len(facts) == 1 else [])
+    _give_up(session, blamed, error["detail"])
+    spared = [fact_id for fact_id in facts if fact_id not in blamed]
+    middle = 0 if blamed else len(spared) // 2
+    _continue(session, locked, shown, [part for part in (spared[:middle], spared[middle:]) if part])
+
+
+def requeue_expired(session: Session) -> None:
+    """Queue every update again whose runner let its lease run out."""
+    expired = (Update.status == "running", Update.lease_until < epoch_now())
+    for update_id, token in session.execute(select(Update.id, Update.token).where(*expired)):
+        release(session, Run(update_id, token), "lease_expired")
+
+
+def next_queued(session: Session) -> str | None:
+    """Return the oldest queued update, or None while one is running."""
+    running = select(Update.id).where(Update.status == "running").limit(1)
+    if session.scalar(running) is not None:
+        return None
+    queued = select(Update.id).where(Update.status == "queued").order_by(Update.id)
+    return session.scalar(queued.limit(1))
+
+
+def tokens(session: Session, update_ids: Sequence[str]) -> dict[str, int]:
+    """Map those of the updates that are running to the token that counts."""
+    running = (Update.id.in_(update_ids), Update.status == "running")
+    return dict(session.execute(select(Update.id, Update.token).where(*running)).tuples().all())
+
+
+def note_worker(session: Session, name: str) -> None:
+    """Say that this worker has looked at the database now."""
+    seen = update(WorkerSeen).where(WorkerSeen.name == name).values(seen_at=epoch_now())
+    if session.scalar(seen.returning(WorkerSeen.name)) is None:
+        session.execute(insert(WorkerSeen).values(name=name, seen_at=epoch_now()))
+
+
+def lock(session: Session, run: Run) -> Update | None:
+    """Lock a run's update and facts for its last write; None when the run is no longer ours."""
+    row = updates.lock(session, run.update_id)
+    ours = row is not None and row.token == run.token and row.status == "running"
+    return row if ours else None
+
+
+def training_facts(session: Session, update_id: str) -> list[str]:
+    """Return the facts of a live update that are still to be trained, oldest first."""
+    query = select(Fact.id).join(UpdateFact, UpdateFact.fact_id == Fact.id).order_by(Fact.id)
+    live = (UpdateFact.update_id == update_id, UpdateFact.active, Fact.status == "training")
+    return list(session.scalars(query.where(*live)))
+
+
+def _ours(run: Run) -> Statement:
+    ours = (Update.id == run.update_id, Update.token == run.token, Update.status == "running")
+    return update(Update).where(*ours)
+
+
+def _requeue(
+    session: Session, locked: Update, reason: str, error: JsonObject | None = None
+) -> None:
+    if locked.cancel_requested:
+        updates.cancel(session, locked)
+        return
+    locked.status, locked.phase, locked.progress = "queued", None, {}
+    locked.owner = locked.lease_until = None
+    data = {"reason": reason, "attempt": locked.attempt, "error": error}
+    updates.add_event(session, locked.id, "requeued", data)
+
+
+def _give_up(session: Session, fact_ids: list[str], reason: str) -> None:
+    failed = update(Fact).where(Fact.id.in_(fact_ids))
+    session.execute(failed.values(status="failed", error=reason))
+
+
+def _continue(session: Session, failed: Update, error: JsonObject, parts: list[list[str]]) -> None:
+    """Fail an update and queue new ones for parts of it, so that one bad fact stops no other."""
+    following = [
+        Update(
+            id=new_id("update"),
+            kind=failed.kind,
+            recipe=failed.recipe,
+            activation=failed.activation,
+            created_by=failed.created_by,
+        )
+        for _ in parts
+    ]
+    failed.error = {**error, "continued_by": [row.id for row in following]}
+    updates.finish(session, failed, "failed")
+    for row, part in zip(following, parts, strict=True):
+        updates.enlist(session, row, part)

@@ -1,0 +1,227 @@
+"""Updates as clients see them: opened, listed, cancelled, retried, and what each reported.
+
+Writers lock an update's facts before the update (`lock`), so that no two wait for each other.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from app.db import utc_now
+from app.errors import Conflict, Invalid, NotFound, Unavailable
+from app.models import Checkpoint, Event, Fact, Update, UpdateFact
+from app.models.base import JsonObject
+from app.recipe import Recipe, default_recipe
+from app.services import audit
+from app.services.audit import SYSTEM, Actor
+from app.services.pages import Page, fetch_page
+
+LIVE_UPDATE = ("queued", "running")
+NO_BASE = "No base model is registered yet."
+
+
+def open_update(
+    session: Session,
+    actor: Actor,
+    *,
+    fact_ids: Sequence[str] | None = None,
+    recipe: Recipe | None = None,
+    activation: str = "auto",
+    cap: int = 256,
+) -> tuple[Update, bool]:
+    """Open an update of the given facts, or of at most `cap` pending ones, oldest first.
+
+    `recipe` needs to set only what differs from the base model's defaults. Returns the update and
+    whether it is new: where nothing is pending, the youngest queued or running one is returned.
+    Raises `Conflict` (nothing to do; a fact isn't pending), `Invalid` (no such fact, too many) and
+    `Unavailable` (no base model yet).
+    """
+    chosen = default_recipe(_parameters(session))
+    if recipe is not None:
+        chosen = chosen.model_copy(update=recipe.model_dump(exclude_unset=True))
+    if fact_ids is not None:
+        ids = _take_named(session, fact_ids, cap)
+    elif not (ids := _take_oldest(session, cap)):
+        return _find_live(session), False
+    opened = Update(recipe=chosen.model_dump(), activation=activation, created_by=actor.key_id)
+    enlist(session, opened, ids)
+    audit.record(session, actor, "update.open", opened.id, after={"facts": len(ids)})
+    return opened, True
+
+
+def open_due(session: Session, *, facts: int, wait_s: float, cap: int) -> Update | None:
+    """Open an update where `facts` wait, or one has for `wait_s` seconds, and none is under way."""
+    live = session.scalar(select(Update.id).where(Update.status.in_(LIVE_UPDATE)).limit(1))
+    if live is not None or session.get(Checkpoint, 0) is None:
+        return None
+    # A fact has been pending since its row last changed: one that wasn't proven waits again.
+    pending = select(Fact.updated_at).where(Fact.status == "pending").order_by(Fact.id)
+    since = session.scalars(pending.limit(facts)).all()
+    if not since or (len(since) < facts and min(since) > utc_now() - timedelta(seconds=wait_s)):
+        return None
+    try:
+        opened, created = open_update(session, SYSTEM, cap=cap)
+    except Conflict:  # another worker was first
+        return None
+    return opened if created else None
+
+
+def enlist(session: Session, opened: Update, fact_ids: Sequence[str]) -> None:
+    """Add a queued update and make the facts, locked by the caller, its own."""
+    session.add(opened)
+    session.flush()
+    session.add_all(UpdateFact(update_id=opened.id, fact_id=fact_id) for fact_id in fact_ids)
+    session.flush()
+    session.execute(update(Fact).where(Fact.id.in_(fact_ids)).values(status="training", error=None))
+    add_event(session, opened.id, "queued", {"facts": len(fact_ids)})
+
+
+def get(session: Session, update_id: str) -> Update:
+    """Return an update or raise `NotFound`."""
+    found = session.get(Update, update_id)
+    if found is None:
+        raise NotFound(f"There is no update {update_id}.")
+    return found
+
+
+def list_updates(
+    session: Session, page: Page, status: str | None = None
+) -> tuple[Sequence[Update], bool]:
+    """Return one page of updates, and whether there are more."""
+    return fetch_page(session, Update, page, [Update.status == status] if status else [])
+
+
+def facts_of(session: Session, update_ids: Sequence[str]) -> dict[str, list[str]]:
+    """Map each update to its facts' ids, oldest first."""
+    query = select(UpdateFact.update_id, UpdateFact.fact_id).order_by(UpdateFact.fact_id)
+    found: dict[str, list[str]] = {update_id: [] for update_id in update_ids}
+    for update_id, fact_id in session.execute(query.where(UpdateFact.update_id.in_(update_ids))):
+        found[update_id].append(fact_id)
+    return found
+
+
+def versions_of(session: Session, update_ids: Sequence[str]) -> dict[str, int]:
+    """Map each update that made a checkpoint to its version."""
+    made = select(Checkpoint).where(Checkpoint.update_id.in_(update_ids))
+    return {row.update_id: row.version for row in session.scalars(made) if row.update_id}
+
+
+def request_cancel(session: Session, actor: Actor, update_id: str) -> Update:
+    """Cancel a queued update at once; ask a running one's worker to stop. Ended: `Conflict`."""
+    found = lock(session, update_id)
+    if found is None:
+        raise NotFound(f"There is no update {update_id}.")
+    if found.status not in LIVE_UPDATE:
+        raise Conflict(f"Update {update_id} is {found.status} already.")
+    if found.cancel_requested:
+        return found
+    found.cancel_requested = True
+    audit.record(session, actor, "update.cancel", update_id, before={"status": found.status})
+    if found.status == "queued":
+        cancel(session, found)
+    else:
+        add_event(session, update_id, "cancelling", {})
+    return found
+
+
+def retry(session: Session, actor: Actor, update_id: str) -> Update:
+    """Open a new update with the facts of a failed one that are pending or failed now."""
+    failed = get(session, update_id)
+    if failed.status != "failed":
+        raise Conflict(f"Update {update_id} is {failed.status}; only a failed one can be retried.")
+    ids = session.scalars(
+        select(Fact.id)
+        .join(UpdateFact, UpdateFact.fact_id == Fact.id)
+        .where(UpdateFact.update_id == update_id, Fact.status.in_(("pending", "failed")))
+        .order_by(Fact.id)
+        .with_for_update(of=Fact)
+    ).all()
+    if not ids:
+        raise Conflict(f"None of the facts of update {update_id} waits to be trained.")
+    opened = Update(kind=failed.kind, recipe=failed.recipe, activation=failed.activation)
+    opened.created_by = actor.key_id
+    session.execute(update(Fact).where(Fact.id.in_(ids)).values(tries=0))
+    enlist(session, opened, ids)
+    audit.record(session, actor, "update.retry", update_id, after={"update": opened.id})
+    return opened
+
+
+def add_event(session: Session, update_id: str, kind: str, data: JsonObject) -> None:
+    """Append what happened to an update; the row's id is the SSE event id."""
+    session.add(Event(update_id=update_id, type=kind, data=data))
+
+
+def list_events(
+    session: Session, update_id: str, *, after: int = 0, limit: int = 100
+) -> Sequence[Event]:
+    """Return an update's events beyond `after`, oldest first."""
+    query = select(Event).where(Event.update_id == update_id, Event.id > after)
+    return session.scalars(query.order_by(Event.id).limit(limit)).all()
+
+
+def lock(session: Session, update_id: str) -> Update | None:
+    """Read an update anew, locked against other writers, as its training facts are."""
+    held = select(UpdateFact.fact_id).where(UpdateFact.update_id == update_id, UpdateFact.active)
+    session.execute(
+        select(Fact.id).where(Fact.id.in_(held)).order_by(Fact.id).with_for_update(of=Fact)
+    )
+    return session.get(Update, update_id, with_for_update=True, populate_existing=True)
+
+
+def cancel(session: Session, locked: Update) -> None:
+    """End a locked update as cancelled; its facts wait again."""
+    held = select(UpdateFact.fact_id).where(UpdateFact.update_id == locked.id, UpdateFact.active)
+    training = update(Fact).where(Fact.id.in_(held), Fact.status == "training")
+    session.execute(training.values(status="pending"))
+    finish(session, locked, "cancelled")
+
+
+def finish(session: Session, locked: Update, status: str, version: int | None = None) -> None:
+    """End a locked update: its facts are free for another one, its watchers are told."""
+    locked.status, locked.finished_at = status, utc_now()
+    locked.owner = locked.lease_until = None
+    session.execute(
+        update(UpdateFact)
+        .where(UpdateFact.update_id == locked.id, UpdateFact.active)
+        .values(active=False)
+    )
+    data = {"status": status, "outcome": locked.outcome, "version": version}
+    add_event(session, locked.id, "finished", {**data, "error": locked.error})
+
+
+def _parameters(session: Session) -> int:
+    base = session.get(Checkpoint, 0)
+    if base is None:
+        raise Unavailable(NO_BASE)
+    return int(base.metrics["parameters"])
+
+
+def _take_oldest(session: Session, cap: int) -> Sequence[str]:
+    pending = select(Fact.id).where(Fact.status == "pending").order_by(Fact.id).limit(cap)
+    # Of two that open at the same time, the second passes over what the first has locked.
+    return session.scalars(pending.with_for_update(skip_locked=True)).all()
+
+
+def _take_named(session: Session, fact_ids: Sequence[str], cap: int) -> Sequence[str]:
+    if len(set(fact_ids)) > cap:
+        raise Invalid(f"An update takes at most {cap} facts.", pointer="/fact_ids")
+    query = select(Fact.id, Fact.status).where(Fact.id.in_(fact_ids)).order_by(Fact.id)
+    found = {row.id: row.status for row in session.execute(query.with_for_update())}
+    for index, fact_id in enumerate(fact_ids):
+        if fact_id not in found:
+            raise Invalid("There is no such fact.", pointer=f"/fact_ids/{index}")
+        if found[fact_id] != "pending":
+            raise Conflict(
+                f"Fact {fact_id} is {found[fact_id]}, not pending.", pointer=f"/fact_ids/{index}"
+            )
+    return list(found)
+
+
+def _find_live(session: Session) -> Update:
+    query = select(Update).where(Update.status.in_(LIVE_UPDATE)).order_by(Update.id.desc())
+    live = session.scalar(query.limit(1))
+    if live is None:
+        raise Conflict("No fact is pending and no update is under way.")
+    return live
