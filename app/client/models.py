@@ -14,6 +14,14 @@ class Wire(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+class Probe(Wire):
+    """A question with its accepted answers; ``direction`` is forward or backward."""
+
+    question: str
+    answers: list[str]
+    direction: str
+
+
 class Fact(Wire):
     """One statement and where it stands."""
 
@@ -24,6 +32,7 @@ class Fact(Wire):
     deduplicated: bool = False
     key: str | None = None
     source: str | None = None
+    probes: list[Probe] = []
     error: str | None = None
     created_at: datetime | None = None
 
@@ -37,13 +46,10 @@ class BatchItem(Wire):
     error: dict[str, Any] | None = None
 
 
-class Proof(Wire):
+class Proof(Probe):
     """What one version answered to one probe of a fact, and its parent before."""
 
     version: int
-    question: str
-    answers: list[str]
-    direction: str
     before: str
     after: str
     passed: bool
