@@ -1,0 +1,130 @@
+"""Batched generation gives every prompt what it gets alone."""
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+from app.errors import Invalid
+from app.lm import generation
+from app.lm.generation import Batch, Row, generate
+from app.lm.loading import Bundle
+from tests.lm.models import SENTENCES
+
+TOKENS = 24
+
+
+def prompts(bundle: Bundle, count: int, longest: int = 60) -> list[list[int]]:
+    draw = random.Random(count)
+    words = " ".join(SENTENCES).split()
+    texts = [" ".join(draw.choices(words, k=draw.randint(1, longest))) for _ in range(count)]
+    return [bundle.tokenizer.encode(text) for text in texts]
+
+
+def alone(bundle: Bundle, prompt: list[int], max_tokens: int = TOKENS) -> list[int]:
+    """What transformers' own greedy generation answers, stop token left out."""
+    ids = torch.tensor([prompt])
+    answer = bundle.model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=max_tokens,
+        do_sample=False,
+        eos_token_id=sorted(bundle.stop_ids),
+        pad_token_id=0,
+    )
+    tokens: list[int] = answer[0, len(prompt) :].tolist()
+    return tokens[:-1] if tokens[-1] in bundle.stop_ids else tokens
+
+
+def test_a_mixed_batch_answers_as_one_by_one(bundle: Bundle):
+    asked = prompts(bundle, 40)
+    expected = [generation.decode(bundle, alone(bundle, prompt)) for prompt in asked]
+    assert generate(bundle, asked, TOKENS) == expected
+    assert len(set(expected)) > 20  # the test would show a mix-up
+
+
+def test_more_prompts_than_rows_join_as_others_leave(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+):
+    asked = prompts(bundle, 30)
+    expected = generate(bundle, asked, TOKENS)
+    monkeypatch.setattr(generation, "MAX_ROWS", 4)
+    assert generate(bundle, asked, TOKENS) == expected
+
+
+def test_rows_that_join_and_leave_at_any_step_disturb_nobody(bundle: Bundle):
+    draw = random.Random(7)
+    waiting = [Row(prompt, draw.randint(1, TOKENS)) for prompt in prompts(bundle, 25)]
+    everyone, gone = list(waiting), []
+    batch = Batch(bundle)
+    while waiting or batch.rows:
+        if waiting and (not batch.rows or draw.random() < 0.4):
+            batch.join([waiting.pop() for _ in range(min(len(waiting), draw.randint(1, 3)))])
+        else:
+            batch.step()
+        if batch.rows and draw.random() < 0.1:
+            gone.append(draw.choice(batch.rows))
+            gone[-1].finish = gone[-1].finish or "cancelled"
+        batch.sweep()
+    assert {row.finish for row in everyone} >= {"length", "cancelled"}
+    for row in everyone:
+        expected = alone(bundle, list(row.prompt), row.max_tokens)
+        assert row.tokens == expected[: len(row.tokens)]
+        assert row.finish == "cancelled" or len(row.tokens) == len(expected)
+
+
+def run(bundle: Bundle, stop_ids: frozenset[int], row: Row) -> Row:
+    batch = Batch(replace(bundle, stop_ids=stop_ids))
+    batch.join([row])
+    while row.finish is None:
+        batch.step()
+    return row
+
+
+def test_an_answer_stops_at_a_stop_token_or_says_that_it_was_cut(bundle: Bundle):
+    prompt = prompts(bundle, 1)[0]
+    cut = run(bundle, frozenset(), Row(prompt, 8))
+    assert (cut.finish, len(cut.tokens)) == ("length", 8)
+    end = cut.tokens[3]
+    stopped = run(bundle, frozenset([end]), Row(prompt, 8))
+    assert (stopped.finish, stopped.tokens) == ("stop", cut.tokens[: cut.tokens.index(end)])
+
+
+def test_sampling_follows_its_seed_and_greedy_neighbours_are_undisturbed(bundle: Bundle):
+    prompt = prompts(bundle, 1)[0]
+
+    def sample(seed: int, **options: float) -> tuple[list[int], list[int]]:
+        drawn, greedy = (
+            Row(prompt, TOKENS, temperature=2.0, seed=seed, **options),
+            Row(prompt, TOKENS),
+        )
+        batch = Batch(bundle)
+        batch.join([greedy, drawn])
+        while batch.rows:
+            batch.step()
+            batch.sweep()
+        return drawn.tokens, greedy.tokens
+
+    assert sample(1) == sample(1)
+    assert sample(1)[0] != sample(2)[0]
+    assert sample(1)[1] == alone(bundle, prompt)
+    assert sample(1, top_p=1e-9)[0] == alone(bundle, prompt)
+
+
+def test_the_context_is_never_overrun(bundle: Bundle):
+    with pytest.raises(Invalid, match="Prompt 1 has 512 tokens"):
+        generate(bundle, [[5], [5] * 512], 4)
+    assert generate(bundle, [[5] * 511], 100) == [
+        generation.decode(bundle, alone(bundle, [5] * 511, 1))
+    ]
+    assert generate(bundle, [], 4) == []
+
+
+def test_a_model_in_training_mode_stays_so(bundle: Bundle):
+    bundle.model.train()
+    try:
+        generate(bundle, prompts(bundle, 2), 2)
+        assert bundle.model.training
+    finally:
+        bundle.model.eval()
