@@ -5,18 +5,20 @@ still be rolled back. No dependency runs SQL in the request's own transaction: o
 lock held between two thread-pool hops could wait for threads that wait for the lock.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import Annotated, cast
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.db import Database
 from app.engine_client import EngineClient
 from app.errors import Forbidden, Unauthorized
-from app.services import keys
+from app.services import idempotency, keys
 from app.services.audit import Actor
 
 _bearer = HTTPBearer(auto_error=False, description="An API key: `alm_…`")
@@ -80,7 +82,7 @@ def authenticate(
 
 
 def needs(scope: str) -> Callable[..., Actor]:
-    """Make the dependency that gives the caller, or 403 without the scope: ``Depends(needs(…))``."""
+    """Make the dependency that gives the caller, or 403 without the scope."""
 
     def check(actor: Annotated[Actor, Depends(authenticate)]) -> Actor:
         if not actor.scopes & {scope, "admin"}:
@@ -88,3 +90,58 @@ def needs(scope: str) -> Callable[..., Actor]:
         return actor
 
     return check
+
+
+class Once:
+    """Answers a POST; with an ``Idempotency-Key``, answers its repeats with the same words.
+
+    A route ends with ``return once(work)``, where ``work`` does everything that writes and returns
+    status and body. What is stored commits together with what ``work`` wrote, or not at all.
+    """
+
+    def __init__(self, session: Session, actor: Actor, key: str | None, fingerprint: str) -> None:
+        self.session, self.actor, self.key, self.fingerprint = session, actor, key, fingerprint
+
+    def __call__(
+        self, work: Callable[[], tuple[int, BaseModel]], *, hide: frozenset[str] = frozenset()
+    ) -> Response:
+        """Do the work, or replay what it once answered; ``hide`` names fields never stored."""
+        if self.key is None or self.actor.key_id is None:
+            status, answer = work()
+            return _json(status, answer.model_dump_json())
+        owner = self.actor.key_id
+        row, is_new = idempotency.begin(self.session, owner, self.key, self.fingerprint)
+        if not is_new:
+            return _json(row.status, row.body, replayed=True)
+        status, answer = work()
+        row.status, row.body = status, answer.model_dump_json(exclude=set(hide))
+        return _json(status, answer.model_dump_json())
+
+
+def _json(status: int, body: str, *, replayed: bool = False) -> Response:
+    headers = {"Idempotency-Replayed": "true"} if replayed else None
+    return Response(body, status, headers, media_type="application/json")
+
+
+async def get_once(
+    request: Request,
+    session: SessionDep,
+    actor: Annotated[Actor, Depends(authenticate)],
+    key: Annotated[
+        str | None,
+        Header(
+            alias="Idempotency-Key",
+            min_length=1,
+            max_length=255,
+            pattern="^[!-~]+$",
+            description="Repeats with the same key and body get the first answer, for 7 days",
+        ),
+    ] = None,
+) -> Once:
+    """Bind one request to its idempotency key; nothing is read or written yet."""
+    parts = (request.method, request.url.path, request.url.query)
+    digest = hashlib.sha256("\n".join(parts).encode() + b"\n" + await request.body())
+    return Once(session, actor, key, digest.hexdigest())
+
+
+OnceDep = Annotated[Once, Depends(get_once)]

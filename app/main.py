@@ -11,7 +11,7 @@ from app.db import Database
 from app.deps import authenticate
 from app.engine_client import EngineClient
 from app.middleware import AroundRequest, Metrics
-from app.routes import audit, facts, health, keys
+from app.routes import audit, facts, health, keys, updates
 
 MAX_BODY = 256 * 1024
 DESCRIPTION = """
@@ -31,7 +31,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     app.add_middleware(AroundRequest, metrics=app.state.metrics)
     app.include_router(health.router)
-    for module in (facts, keys, audit):
+    for module in (facts, updates, keys, audit):
         # Default deny: no route under /v1 answers without a key, whatever it asks for itself.
         app.include_router(
             module.router,
@@ -48,4 +48,5 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.database = Database(settings.database)
     app.state.engine = EngineClient(settings.engine_url, settings.engine_timeout_s)
     yield
+    await app.state.engine.aclose()
     app.state.database.close()

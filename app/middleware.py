@@ -4,7 +4,7 @@ import re
 import time
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,6 +26,17 @@ class Metrics:
         self.seconds = Histogram(
             "almanac_request_seconds", "Time to answer", ("method", "route"), registry=self.registry
         )
+        self.facts = Gauge("almanac_facts", "Facts", ("status",), registry=self.registry)
+        self.version = Gauge(
+            "almanac_current_version", "Version that answers; -1: none", registry=self.registry
+        )
+
+    def show(self, facts: dict[str, int], version: int | None) -> None:
+        """Set the gauges to what the database holds now."""
+        self.facts.clear()
+        for status, count in facts.items():
+            self.facts.labels(status).set(count)
+        self.version.set(-1 if version is None else version)
 
 
 class AroundRequest:

@@ -1,6 +1,7 @@
 """Every error as RFC 9457 problem+json, whatever raised it."""
 
 import logging
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -10,7 +11,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import DataError, InterfaceError, OperationalError, TimeoutError
 from starlette.exceptions import HTTPException
 
-from app.errors import DomainError
+from app.errors import DomainError, Invalid
 
 OPENAI_PATHS = ("/v1/chat/completions", "/v1/models")
 _OPENAI_TYPES = {
@@ -19,7 +20,10 @@ _OPENAI_TYPES = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
-_OURS = {"body", "query", "path", "header", "cookie"}
+_SENT_IN = {"body", "query", "path", "header", "cookie"}
+MOST_ERRORS = 20
+MOST_POINTER = 200
+Errors = list[dict[str, str]]
 log = logging.getLogger(__name__)
 
 
@@ -29,53 +33,80 @@ def problem(
     detail: str,
     *,
     title: str | None = None,
-    errors: list[dict[str, str]] | None = None,
     headers: dict[str, str] | None = None,
 ) -> JSONResponse:
     """Build the response; OpenAI's routes also get the ``error`` member that its clients read."""
-    title = title or HTTPStatus(status).phrase
-    body: dict[str, Any] = {
+    return _respond(request, problem_body(request, status, detail, title=title), headers)
+
+
+def _respond(
+    request: Request, body: dict[str, Any], headers: dict[str, str] | None = None
+) -> JSONResponse:
+    if request.url.path.startswith(OPENAI_PATHS):
+        body = {**body, "error": _openai_error(body)}
+    if body["status"] == 401:
+        headers = {"WWW-Authenticate": "Bearer", **(headers or {})}
+    return JSONResponse(body, body["status"], headers, media_type="application/problem+json")
+
+
+def problem_body(
+    request: Request,
+    status: int,
+    detail: str,
+    *,
+    title: str | None = None,
+    errors: Errors | None = None,
+) -> dict[str, Any]:
+    """Build the members of a problem."""
+    body = {
         "type": "about:blank",
-        "title": title,
+        "title": title or HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
         "instance": request.url.path,
         "request_id": request.state.request_id,
     }
-    if errors:
-        body["errors"] = errors
-    if request.url.path.startswith(OPENAI_PATHS):
-        body["error"] = _openai_error(status, title, detail, errors)
-    if status == 401:
-        headers = {"WWW-Authenticate": "Bearer", **(headers or {})}
-    return JSONResponse(body, status, headers, media_type="application/problem+json")
+    return {**body, "errors": errors} if errors else body
 
 
-def _openai_error(
-    status: int, title: str, detail: str, errors: list[dict[str, str]] | None
-) -> dict[str, Any]:
+def domain_body(request: Request, exc: DomainError) -> dict[str, Any]:
+    """Build the members of the problem that a domain error is."""
+    errors = [{"pointer": exc.pointer, "detail": exc.detail}] if exc.pointer else None
+    return problem_body(request, exc.status, exc.detail, title=exc.title, errors=errors)
+
+
+def validation_body(request: Request, found: Sequence[Any]) -> dict[str, Any]:
+    """Build the members of the problem that pydantic's errors are, each field named."""
+    errors = describe(found)
+    detail = f"{errors[0]['pointer'] or 'The body'}: {errors[0]['detail']}"
+    return problem_body(request, 422, detail, title=Invalid.title, errors=errors)
+
+
+def _openai_error(body: dict[str, Any]) -> dict[str, Any]:
+    status = body["status"]
     kind = _OPENAI_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    param = errors[0]["pointer"].lstrip("/") if errors else None
     return {
-        "message": detail,
+        "message": body["detail"],
         "type": kind,
-        "param": param,
-        "code": title.lower().replace(" ", "_"),
+        "param": body["errors"][0]["pointer"].lstrip("/") if "errors" in body else None,
+        "code": body["title"].lower().replace(" ", "_"),
     }
 
 
-def pointer(loc: tuple[int | str, ...]) -> str:
-    """Turn pydantic's location into a JSON pointer (RFC 6901) without where it was sent."""
-    parts = loc[1:] if loc and loc[0] in _OURS else loc
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
-
-
-def describe(errors: Any) -> list[dict[str, str]]:
-    """Name each bad field and say what is wrong with it, never repeating what was sent."""
+def describe(found: Sequence[Any]) -> Errors:
+    """Name each bad field and say what is wrong with it, never repeating a value that was sent."""
     return [
         {"pointer": pointer(error["loc"]), "detail": error["msg"].removeprefix("Value error, ")}
-        for error in errors
+        for error in found[:MOST_ERRORS]
     ]
+
+
+def pointer(loc: Sequence[int | str]) -> str:
+    """Turn pydantic's location into a JSON pointer (RFC 6901) without where it was sent."""
+    parts = loc[1:] if loc and loc[0] in _SENT_IN else loc
+    text = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
+    # An unknown field's name comes from the client: it may be long, or no valid Unicode.
+    return text[:MOST_POINTER].encode(errors="replace").decode()
 
 
 def install(app: FastAPI) -> None:
@@ -91,22 +122,17 @@ def install(app: FastAPI) -> None:
 
 def _domain(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, DomainError)  # noqa: S101 - narrows the type
-    errors = [{"pointer": exc.pointer, "detail": exc.detail}] if exc.pointer else None
     headers = {"Retry-After": str(exc.retry_after_s)} if exc.retry_after_s else None
-    return problem(
-        request, exc.status, exc.detail, title=exc.title, errors=errors, headers=headers
-    )
+    return _respond(request, domain_body(request, exc), headers)
 
 
 def _validation(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, RequestValidationError)  # noqa: S101 - narrows the type
-    errors = describe(exc.errors())
-    if exc.errors() and exc.errors()[0]["type"] == "json_invalid":
-        detail = f"The body isn't valid JSON: {exc.errors()[0]['ctx']['error']}."
-        return problem(request, 422, detail, title="Invalid request")
-    first = errors[0]
-    detail = f"{first['pointer'] or 'The body'}: {first['detail']}"
-    return problem(request, 422, detail, title="Invalid request", errors=errors)
+    first = exc.errors()[0]
+    if first["type"] == "json_invalid":
+        detail = f"The body isn't valid JSON: {first['ctx']['error']} at {first['loc'][1]}."
+        return _respond(request, problem_body(request, 422, detail, title=Invalid.title))
+    return _respond(request, validation_body(request, exc.errors()))
 
 
 def _http(request: Request, exc: Exception) -> JSONResponse:
@@ -120,7 +146,8 @@ def _http(request: Request, exc: Exception) -> JSONResponse:
 def _data(request: Request, exc: Exception) -> JSONResponse:
     # What no schema caught and the database refuses: a NUL character, a number out of range.
     log.info("refused by the database", exc_info=exc)
-    return problem(request, 422, "The request holds a value that can't be stored or looked up.")
+    detail = "The request holds a value that can't be stored or looked up."
+    return problem(request, 422, detail, title=Invalid.title)
 
 
 def _database(request: Request, exc: Exception) -> JSONResponse:

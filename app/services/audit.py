@@ -1,11 +1,13 @@
 """The audit trail: one append-only row per act, in the act's own transaction."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
 from app.models import Audit
 from app.models.base import JsonObject
+from app.services.pages import Page, fetch_page
 
 
 @dataclass(frozen=True)
@@ -35,3 +37,18 @@ def record(
     row = Audit(actor=actor.name, act=act, subject=subject, before=before, after=after)
     row.reason, row.request_id = reason, actor.request_id
     session.add(row)
+
+
+def list_acts(
+    session: Session,
+    page: Page,
+    *,
+    actor: str | None = None,
+    act: str | None = None,
+    subject: str | None = None,
+) -> tuple[Sequence[Audit], bool]:
+    """Return one page of the trail, and whether there is more."""
+    where = [Audit.actor == actor] if actor else []
+    where += [Audit.act == act] if act else []
+    where += [Audit.subject == subject] if subject else []
+    return fetch_page(session, Audit, page, where)

@@ -6,6 +6,7 @@ import re
 import secrets
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Literal
 
 from sqlalchemy.orm import Session
 
@@ -17,7 +18,7 @@ from app.services import audit
 from app.services.audit import Actor
 from app.services.pages import Page, fetch_page
 
-SCOPES = (
+Scope = Literal[
     "facts:write",
     "facts:read",
     "updates:write",
@@ -26,7 +27,7 @@ SCOPES = (
     "checkpoints:write",
     "qa",
     "admin",
-)
+]
 _SECRET = re.compile(r"alm_([0-9a-z]{24})_[0-9a-f]{64}")
 
 
@@ -34,7 +35,7 @@ def create(
     session: Session,
     actor: Actor,
     name: str,
-    scopes: Sequence[str],
+    scopes: Sequence[Scope],
     expires_at: datetime | None = None,
 ) -> tuple[Key, str]:
     """Make a key and return it with its secret, which can never be read again."""

@@ -1,0 +1,150 @@
+"""Facts: submit, read, search, retract, requeue."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from app.deps import OnceDep, ReaderDep, SessionDep, needs
+from app.errors import DomainError
+from app.models import Fact
+from app.problems import domain_body, validation_body
+from app.schemas.common import ListOf, NumberedPageQuery, Problem, Reason
+from app.schemas.facts import (
+    BatchResult,
+    FactBatchIn,
+    FactIn,
+    FactOut,
+    FactQuery,
+    ProofOut,
+    RequeueIn,
+    SearchIn,
+    SubmittedFact,
+    facts_out,
+)
+from app.services import facts
+from app.services.audit import Actor
+from app.services.search import search
+from app.services.standing import find_standings
+
+MAX_BATCH_BODY = 8 * 1024 * 1024
+router = APIRouter(tags=["facts"])
+Writer = Annotated[Actor, Depends(needs("facts:write"))]
+reads = [Depends(needs("facts:read"))]
+
+
+@router.post(
+    "/facts",
+    status_code=201,
+    response_model=SubmittedFact,
+    responses={200: {"model": SubmittedFact, "description": "A live fact with this text and key"}},
+)
+def submit_fact(body: FactIn, session: SessionDep, actor: Writer, once: OnceDep) -> Response:
+    """Submit one fact: answerable at once, in the weights soon."""
+
+    def work() -> tuple[int, SubmittedFact]:
+        fact, created = facts.submit(session, actor, body.row(), body.on_conflict)
+        standing = find_standings(session, [fact])[fact.id]
+        answer = SubmittedFact.of(fact, standing, deduplicated=not created)
+        return 201 if created else 200, answer
+
+    return once(work)
+
+
+@router.post("/facts/batch", response_model=ListOf[BatchResult], max_body_size=MAX_BATCH_BODY)
+def submit_batch(
+    body: FactBatchIn, request: Request, session: SessionDep, actor: Writer, once: OnceDep
+) -> Response:
+    """Submit up to 1,000 facts; each is accepted or refused on its own."""
+
+    def work() -> tuple[int, ListOf[BatchResult]]:
+        valid, results = _sort_out(request, body.facts)
+        items = [(fact.row(), fact.on_conflict) for fact in valid.values()]
+        outcomes = facts.submit_batch(session, actor, items)
+        accepted = [outcome[0] for outcome in outcomes if not isinstance(outcome, DomainError)]
+        standings = find_standings(session, accepted)
+        for index, outcome in zip(valid, outcomes, strict=True):
+            if isinstance(outcome, DomainError):
+                error = Problem.model_validate(domain_body(request, outcome))
+                results[index] = BatchResult(index=index, status=outcome.status, error=error)
+                continue
+            fact, created = outcome
+            answer = SubmittedFact.of(fact, standings[fact.id], deduplicated=not created)
+            results[index] = BatchResult(index=index, status=201 if created else 200, fact=answer)
+        return 200, ListOf[BatchResult](data=[results[index] for index in sorted(results)])
+
+    return once(work)
+
+
+def _sort_out(
+    request: Request, items: list[Any]
+) -> tuple[dict[int, FactIn], dict[int, BatchResult]]:
+    """Validate each item; return the good ones and the answers to the bad ones, by index."""
+    valid: dict[int, FactIn] = {}
+    refused: dict[int, BatchResult] = {}
+    for index, item in enumerate(items):
+        try:
+            valid[index] = FactIn.model_validate(item)
+        except ValidationError as exc:
+            found = exc.errors(include_url=False, include_context=False, include_input=False)
+            error = Problem.model_validate(validation_body(request, found))
+            refused[index] = BatchResult(index=index, status=422, error=error)
+    return valid, refused
+
+
+@router.get("/facts", dependencies=reads)
+def list_facts(query: Annotated[FactQuery, Query()], session: ReaderDep) -> ListOf[FactOut]:
+    """List facts, newest first."""
+    rows, has_more = facts.list_facts(
+        session, query.page(), status=query.status, source=query.source, key=query.key
+    )
+    return ListOf(data=facts_out(rows, find_standings(session, rows)), has_more=has_more)
+
+
+@router.post("/facts/search", dependencies=reads)
+def search_facts(body: SearchIn, session: ReaderDep) -> ListOf[FactOut]:
+    """Find facts that share words with the query, best match first, whatever their status."""
+    rows = search(session, body.query, body.limit)
+    return ListOf(data=facts_out(rows, find_standings(session, rows)))
+
+
+@router.post("/facts/requeue", response_model=ListOf[FactOut])
+def requeue_facts(body: RequeueIn, session: SessionDep, actor: Writer, once: OnceDep) -> Response:
+    """Let failed or rolled-back facts train again, all or none."""
+
+    def work() -> tuple[int, ListOf[FactOut]]:
+        rows = facts.requeue(session, actor, body.fact_ids, body.reason)
+        return 200, ListOf[FactOut](data=facts_out(rows, find_standings(session, rows)))
+
+    return once(work)
+
+
+@router.get("/facts/{fact_id}", dependencies=reads)
+def get_fact(fact_id: str, session: ReaderDep) -> FactOut:
+    """Read one fact."""
+    return _read(session, facts.get(session, fact_id))
+
+
+@router.delete("/facts/{fact_id}")
+def retract_fact(
+    fact_id: str,
+    session: SessionDep,
+    actor: Writer,
+    reason: Annotated[Reason | None, Query(description="Kept in the audit trail")] = None,
+) -> FactOut:
+    """Retract a fact for good; one that current contains reads `retracting` until it doesn't."""
+    return _read(session, facts.retract(session, actor, fact_id, reason))
+
+
+@router.get("/facts/{fact_id}/proofs", dependencies=reads)
+def list_proofs(
+    fact_id: str, query: Annotated[NumberedPageQuery, Query()], session: ReaderDep
+) -> ListOf[ProofOut]:
+    """List what each version answered to the fact's probes."""
+    rows, has_more = facts.list_proofs(session, fact_id, query.page())
+    return ListOf(data=[ProofOut.model_validate(row) for row in rows], has_more=has_more)
+
+
+def _read(session: Session, fact: Fact) -> FactOut:
+    return FactOut.of(fact, find_standings(session, [fact])[fact.id])

@@ -1,0 +1,19 @@
+"""What operators watch: whether a worker lives, how many facts wait."""
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app.db import epoch_now
+from app.models import Fact, WorkerSeen
+
+
+def worker_age_s(session: Session) -> float | None:
+    """Return how long ago a worker last looked at the database; None: never."""
+    age = session.scalar(select(epoch_now() - func.max(WorkerSeen.seen_at)))
+    return None if age is None else max(0.0, age)
+
+
+def count_facts(session: Session) -> dict[str, int]:
+    """Return how many facts have each stored status."""
+    rows = session.execute(select(Fact.status, func.count()).group_by(Fact.status))
+    return dict(rows.tuples().all())

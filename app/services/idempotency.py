@@ -1,0 +1,36 @@
+"""One row per Idempotency-Key, in the transaction of the work that it guards."""
+
+from datetime import timedelta
+
+from sqlalchemy import delete
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app.db import utc_now
+from app.errors import Invalid
+from app.models import Idempotency
+
+KEPT = timedelta(days=7)
+
+
+class KeyReused(Invalid):
+    """This Idempotency-Key was used for another request."""
+
+
+def begin(session: Session, owner: str, key: str, fingerprint: str) -> tuple[Idempotency, bool]:
+    """Take the key for this transaction, or find what its first use answered; say if it is new.
+
+    While another transaction holds the key, this waits: on SQLite for the write lock, on Postgres
+    in the insert. If the other rolls back, the key is free. Raises KeyReused for another request.
+    """
+    session.execute(delete(Idempotency).where(Idempotency.created_at < utc_now() - KEPT))
+    row = Idempotency(owner=owner, key=key, fingerprint=fingerprint)
+    try:
+        with session.begin_nested():
+            session.add(row)
+    except IntegrityError:
+        row = session.get_one(Idempotency, (owner, key))
+        if row.fingerprint != fingerprint:
+            raise KeyReused(pointer="/Idempotency-Key") from None
+        return row, False
+    return row, True

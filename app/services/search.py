@@ -1,0 +1,35 @@
+"""Full-text search over facts: FTS5 on SQLite, tsvector on Postgres."""
+
+import re
+from collections.abc import Sequence
+
+from sqlalchemy import ColumnElement, Select, column, select, table, text
+from sqlalchemy.orm import Session, selectinload
+
+from app.models import Fact
+from app.services.relevance import plain_form
+
+MAX_TERMS = 32
+_fts = table("facts_fts", column("fact_id"), column("rank"))
+
+
+def search(
+    session: Session, words: str, limit: int, where: Sequence[ColumnElement[bool]] = ()
+) -> Sequence[Fact]:
+    """Find facts that share words with ``words``, best match first, probes loaded."""
+    terms = list(dict.fromkeys(re.findall(r"[^\W_]+", plain_form(words))))[:MAX_TERMS]
+    if not terms:
+        return []
+    found = _find(session, select(Fact).where(*where), " OR ".join(f'"{term}"' for term in terms))
+    return session.scalars(found.options(selectinload(Fact.probes)).limit(limit)).all()
+
+
+def _find(session: Session, query: Select[Fact], terms: str) -> Select[Fact]:
+    if session.get_bind().dialect.name == "postgresql":
+        vector = "fact_words(facts.text)"
+        wanted = "websearch_to_tsquery('simple', :terms)"
+        query = query.where(text(f"{vector} @@ {wanted}").bindparams(terms=terms))
+        return query.order_by(text(f"ts_rank({vector}, {wanted}) DESC"), Fact.id.desc())
+    query = query.join(_fts, _fts.c.fact_id == Fact.id)
+    query = query.where(text("facts_fts MATCH :terms").bindparams(terms=terms))
+    return query.order_by(_fts.c.rank, Fact.id.desc())
