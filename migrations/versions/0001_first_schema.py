@@ -264,12 +264,13 @@ def upgrade() -> None:
 
 def _create_full_text_index() -> None:
     if op.get_bind().dialect.name == "postgresql":
-        # Words as FTS5 below sees them: without accents, parted at every punctuation mark.
+        # Words as FTS5 below sees them: Latin letters without accents, parted at punctuation.
         op.execute(
             "CREATE FUNCTION fact_words(text) RETURNS tsvector "
-            "LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE "
-            "RETURN to_tsvector('simple', regexp_replace(regexp_replace("
-            "normalize($1, NFD), '[\\u0300-\\u036f]', '', 'g'), '[!-/:-@[-`{-~]', ' ', 'g'))"
+            "LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE RETURN to_tsvector('simple', "
+            "regexp_replace(normalize(regexp_replace(normalize($1, NFD), "
+            "'([A-Za-z])[\\u0300-\\u036f]+', '\\1', 'g'), NFC), "
+            "'[!-/:-@[-`{-~\\u2000-\\u206f]', ' ', 'g'))"
         )
         op.execute("CREATE INDEX ix_facts_text ON facts USING gin (fact_words(text))")
         return
