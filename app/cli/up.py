@@ -104,8 +104,8 @@ def wait_until_ready(settings: Settings, children: list[Child], stop: threading.
         for child in children:
             if child.process.poll() is not None:
                 raise Stop(f"The {child.name} didn't start: {child.last_words()} ({child.log}).")
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(url, timeout=5).is_success:
+        with contextlib.suppress(httpx.TransportError, ValueError):
+            if httpx.get(url, timeout=5).json().get("status") == "ready":
                 return True
     return False
 

@@ -120,7 +120,7 @@ class AlmanacClient:
         path, after = f"/v1/updates/{update_id}/events", 0
         while True:
             for event in events.stream(self._transport, path, after):
-                after = max(after, event.id)
+                after = event.id
                 yield event
             # A service that shuts down ends its streams too.
             if self.get_update(update_id).is_finished:

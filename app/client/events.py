@@ -1,6 +1,5 @@
 """Server-sent events: an update's progress as it happens, taken up again where a stream broke."""
 
-import json
 from collections.abc import Iterable, Iterator
 
 import httpx
@@ -14,19 +13,15 @@ TRIES = 8
 
 
 def parse(lines: Iterable[str]) -> Iterator[Event]:
-    """Read events from the lines of a stream; comments and unfinished events are dropped."""
-    fields: dict[str, str] = {}
+    """Read events, each one whole in its data; comments and a broken-off event are dropped."""
+    data = ""
     for line in lines:
-        if line:
-            name, _, value = line.partition(":")
-            fields[name] = value.removeprefix(" ")
-        elif "data" in fields:
-            yield Event(
-                id=int(fields.get("id") or 0),
-                type=fields.get("event", "message"),
-                data=json.loads(fields["data"]),
-            )
-            fields = {}
+        name, _, value = line.partition(":")
+        if name == "data":
+            data += value.removeprefix(" ")
+        elif not line and data:
+            yield Event.model_validate_json(data)
+            data = ""
 
 
 def stream(transport: Transport, path: str, after: int = 0) -> Iterator[Event]:
@@ -35,7 +30,7 @@ def stream(transport: Transport, path: str, after: int = 0) -> Iterator[Event]:
     while True:
         try:
             for event in _connect(transport, path, after):
-                after, failures = max(after, event.id), 0
+                after, failures = event.id, 0
                 yield event
             return
         except (httpx.TransportError, ApiError) as error:
