@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from app.client import AlmanacClient, ApiError
-from tests.cli.conftest import Reply, Service
+from tests.cli.service import Reply, Service
 
 FACT = {"id": "fact_1", "text": "A is B.", "status": "pending", "added_later": 1}
 PROBLEM = {"title": "Conflict", "status": 409, "detail": "Version 3 is rejected."}
