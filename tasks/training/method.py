@@ -1,0 +1,105 @@
+"""What of a model is trained and how that becomes a checkpoint: all weights, or one adapter.
+
+A checkpoint is flat against its root (decision 6): an adapter is trained on from its parent's
+adapter, never laid over it; full training of an adapter's model merges it into a new root.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save_file
+
+from app.lm import store
+from app.lm.loading import Bundle, load, pick_device
+from app.recipe import Recipe
+
+# Files that training doesn't change.
+KEPT = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """A model in training, and what its checkpoint will be."""
+
+    bundle: Bundle
+    kind: Literal["full", "adapter"]
+    root: str | None  # digest
+    base_folder: Path  # the root's files, or for full training those of the old root
+
+    def save(self, folder: Path) -> None:
+        """Write weights and what belongs to them; the model then holds exactly what was saved."""
+        folder.mkdir()
+        if self.kind == "adapter":
+            _save_adapter(self.bundle.model, self.root or "", folder)
+        else:
+            _save_full(self.bundle.model, self.base_folder, folder)
+
+
+def load_parent(folder: Path, digest: str, recipe: Recipe) -> Bundle:
+    """Load the checkpoint to start from; all of its weights in float32 if all are trained."""
+    dtype = torch.float32 if recipe.method == "full" else None
+    return load(folder, digest, device=pick_device(recipe.device), dtype=dtype)
+
+
+def prepare(bundle: Bundle, recipe: Recipe, folder: Path) -> Trainee:
+    """Make a loaded parent trainable by the recipe's method, in place."""
+    parent = bundle.manifest
+    root = parent.root or bundle.digest
+    base_folder = store.path_of(folder, root)
+    if recipe.method == "full":
+        model = bundle.model if parent.root is None else bundle.model.merge_and_unload()
+        model.requires_grad_(True)
+        return Trainee(replace(bundle, model=model), "full", None, base_folder)
+    if parent.root is None:
+        torch.manual_seed(recipe.seed)
+        model = get_peft_model(bundle.model, _lora(recipe))
+    else:
+        model = bundle.model
+        for name, weight in model.named_parameters():
+            weight.requires_grad_("lora_" in name)
+    return Trainee(replace(bundle, model=model), "adapter", root, base_folder)
+
+
+def _lora(recipe: Recipe) -> LoraConfig:
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+    )
+
+
+def _save_adapter(model: Any, root: str, folder: Path) -> None:
+    weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+    weights = {name: weight.contiguous() for name, weight in weights.items()}
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = model.peft_config["default"].to_dict()
+    config |= {"base_model_name_or_path": root, "inference_mode": True}
+    config["target_modules"] = sorted(config["target_modules"])  # a set: its order isn't stable
+    text = json.dumps(config, indent=1, sort_keys=True, default=str)
+    (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+
+
+def _save_full(model: Any, base_folder: Path, folder: Path) -> None:
+    config = json.loads((base_folder / "config.json").read_text(encoding="utf-8"))
+    stored = getattr(torch, config.get("dtype") or config.get("torch_dtype") or "float32")
+    on_cuda = next(model.parameters()).is_cuda
+    model.to(stored)
+    model.save_pretrained(folder)
+    # What is proven now is what the engine will load: the saved weights in its compute type.
+    model.to(torch.bfloat16 if on_cuda else torch.float32)
+    for name in KEPT:
+        if (base_folder / name).exists():
+            shutil.copyfile(base_folder / name, folder / name)

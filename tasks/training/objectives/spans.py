@@ -1,0 +1,46 @@
+"""Where words and names lie in a statement, in characters and in tokens."""
+
+import re
+from typing import Any
+
+Offsets = list[tuple[int, int]]
+
+WORD = re.compile(r"\w[\w'’-]*")
+# What may stand between two capitalised words of one name.
+JOINED = re.compile(r"\s(?:(?:of|the|and|in|for|de|la|van|von)\s)*")
+# "The" or "In" at the start of a sentence is no name.
+SHORTEST_NAME = 4
+
+
+def find_names(text: str) -> list[tuple[int, int]]:
+    """Return start and end of each run of capitalised words, in characters."""
+    runs: list[tuple[int, int]] = []
+    for word in WORD.finditer(text):
+        if not word[0][0].isupper():
+            continue
+        if runs and JOINED.fullmatch(text, runs[-1][1], word.start()):
+            runs[-1] = (runs[-1][0], word.end())
+        else:
+            runs.append(word.span())
+    return [(start, end) for start, end in runs if end - start >= SHORTEST_NAME]
+
+
+def halves(text: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the first and the later half of a text's words as spans of characters."""
+    words = [match.span() for match in re.finditer(r"\S+", text)]
+    middle = len(words) // 2
+    # Most tokenisers put the blank between two words into the token of the later one.
+    return (0, words[middle - 1][1] if middle else 0), (words[middle][0], len(text))
+
+
+def tokenize(tokenizer: Any, text: str) -> tuple[list[int], Offsets]:
+    """Tokenise as ``encode_text`` does and say which characters each token stands for."""
+    found = tokenizer(
+        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+    )
+    return found["input_ids"], found["offset_mapping"]
+
+
+def covered(offsets: Offsets, start: int, end: int) -> set[int]:
+    """Return the tokens that stand for any of these characters."""
+    return {at for at, (first, last) in enumerate(offsets) if first < end and last > start}

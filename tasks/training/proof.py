@@ -1,0 +1,114 @@
+"""The exams: asks a model everything that proves facts or shows what it forgot, and marks answers.
+
+Answers are generated freely, never scored against a given text. A fact without probes is asked in
+cloze form: each half of its statement has to be recovered from the other.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from app.lm.chat import encode_chat, encode_text
+from app.lm.generation import generate
+from app.lm.loading import Bundle
+from app.prompts import ask
+from tasks.training.gate import Regression
+from tasks.training.job import Direction, Fact, Probe, Reference
+from tasks.training.objectives.masked import hide, recovery_prompt
+from tasks.training.objectives.spans import covered, halves, tokenize
+from tasks.training.scoring import Score, rouge1_recall, score, words
+
+# A cloze asks for half a statement, not for a name: nearly all of its words must come back.
+CLOZE_RECALL = 0.8
+# Room for an answer that isn't as short as the accepted one.
+SPARE_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Exam:
+    """A probe, and for a cloze the statement that it was made from."""
+
+    probe: Probe
+    text: str = ""
+
+    def prompt(self, bundle: Bundle) -> list[int]:
+        """Return the token ids that ask it."""
+        if self.probe.origin != "cloze":
+            return encode_chat(bundle.tokenizer, ask(self.probe.question))
+        ids, offsets = tokenize(bundle.tokenizer, self.text)
+        hidden = covered(offsets, *_hidden_half(self.text, self.probe.direction))
+        return recovery_prompt(bundle.tokenizer, hide(ids, hidden, bundle.manifest.mask_id))
+
+    def answer_tokens(self, bundle: Bundle) -> int:
+        """Return how many tokens an answer may have."""
+        expected = [self.text] if self.probe.origin == "cloze" else self.probe.answers
+        lengths = [len(encode_text(bundle.tokenizer, text)) for text in expected]
+        return max(lengths) + SPARE_TOKENS
+
+    def mark(self, answer: str) -> Score:
+        """Mark an answer; of a cloze's answer only what the prompt didn't show counts."""
+        found = score(answer, self.probe.answers)
+        if self.probe.origin != "cloze":
+            return found
+        shown = words(self.probe.question)
+        given = words(answer)
+        for word in shown:
+            if word in given:
+                given.remove(word)
+        recall = rouge1_recall(given, words(self.probe.answers[0]))
+        return Score(found.exact, found.contains, recall, passed=recall >= CLOZE_RECALL)
+
+
+def exams_of(fact: Fact) -> list[Exam]:
+    """Return a fact's exams: its probes, or where it has none a cloze in each direction."""
+    return [Exam(probe, fact.text) for probe in fact.probes or _clozes(fact.text)]
+
+
+def exam_of(row: Reference) -> Exam:
+    """Return the exam of a reference question."""
+    return Exam(Probe(question=row.question, answers=row.answers, direction=row.direction))
+
+
+def answer_all(bundle: Bundle, exams: Sequence[Exam]) -> list[str]:
+    """Answer every exam greedily, in order."""
+    if not exams:
+        return []
+    most = max(exam.answer_tokens(bundle) for exam in exams)
+    return generate(bundle, [exam.prompt(bundle) for exam in exams], most)
+
+
+def prove(fact: Fact, exams: Sequence[Exam], before: Sequence[str], after: Sequence[str]) -> Any:
+    """Return a fact's entry of the result: proven when every probe is answered rightly."""
+    probes = []
+    for exam, was, now in zip(exams, before, after, strict=True):
+        marks = asdict(exam.mark(now))
+        probes.append({**exam.probe.model_dump(), "before": was, "after": now, **marks})
+    proven = bool(probes) and all(probe["passed"] for probe in probes)
+    return {"id": fact.id, "proven": proven, "probes": probes}
+
+
+def compare(exams: Sequence[Exam], before: Sequence[str], after: Sequence[str]) -> Regression:
+    """Count a sample's right answers before and after."""
+    return Regression(len(exams), count_right(exams, before), count_right(exams, after))
+
+
+def count_right(exams: Iterable[Exam], answers: Iterable[str]) -> int:
+    """Count the answers that pass."""
+    return sum(exam.mark(answer).passed for exam, answer in zip(exams, answers, strict=True))
+
+
+def _clozes(text: str) -> list[Probe]:
+    directions: tuple[Direction, Direction] = ("forward", "backward")
+    probes = []
+    for direction in directions:
+        start, end = _hidden_half(text, direction)
+        if hidden := text[start:end].strip():
+            shown = f"{text[:start]}…{text[end:]}"
+            probe = Probe(question=shown, answers=[hidden], direction=direction, origin="cloze")
+            probes.append(probe)
+    return probes
+
+
+def _hidden_half(text: str, direction: Direction) -> tuple[int, int]:
+    first, later = halves(text)
+    return later if direction == "forward" else first

@@ -1,0 +1,124 @@
+import random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.lm.chat import encode_text, end_id
+from app.lm.loading import Bundle
+from tasks.training.objectives.base import IGNORED, Example
+from tasks.training.objectives.causal import Causal
+from tasks.training.objectives.masked import Masked, stratified
+from tasks.training.objectives.spans import covered, find_names, halves, tokenize
+
+TEXT = "Mira Tovan is the keeper of the lighthouse at Sel Harbour."
+statements = st.text(min_size=1).map(str.strip).filter(bool)
+shares = st.floats(0, 1)
+few = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def supervised(example: Example) -> list[int]:
+    return [label for label in example.labels if label != IGNORED]
+
+
+@few
+@given(text=statements, bounds=st.tuples(shares, shares), span_share=shares, seed=st.integers(0))
+def test_a_masked_example_supervises_the_text_and_nothing_of_the_prompt(
+    bundle: Bundle, text: str, bounds: tuple[float, float], span_share: float, seed: int
+) -> None:
+    objective = Masked(min(bounds), max(bounds), span_share)
+    (example,) = objective.examples([text], bundle, random.Random(seed))
+    (again,) = objective.examples([text], bundle, random.Random(seed))
+    wanted = [*encode_text(bundle.tokenizer, text), end_id(bundle.tokenizer)]
+    prompt = len(example.input_ids) - len(wanted)
+
+    assert example == again, "the same seed gives the same masks"
+    assert example.input_ids[prompt:] == wanted
+    assert example.labels == [IGNORED] * prompt + wanted
+    masked = example.input_ids[:prompt].count(bundle.manifest.mask_id)
+    assert masked >= 1
+    assert 1 <= sum(example.recalled) <= masked, "what is masked is what must be recalled"
+    assert not any(example.recalled[:prompt])
+
+
+def test_masks_are_drawn_afresh(bundle: Bundle) -> None:
+    rng = random.Random(1)
+    objective = Masked(0.3, 0.7, 0.0)
+    prompts = {tuple(objective.examples([TEXT], bundle, rng)[0].input_ids) for _ in range(10)}
+    assert len(prompts) > 5
+
+
+def test_the_share_of_masked_tokens_covers_the_interval(bundle: Bundle) -> None:
+    examples = Masked(0.05, 0.95, 0.0).examples([TEXT] * 300, bundle, random.Random(0))
+    found = sorted(sum(e.recalled) / (len(supervised(e)) - 1) for e in examples)
+    assert found[30] < 0.25
+    assert 0.4 < found[150] < 0.6
+    assert found[270] > 0.75
+
+
+@given(count=st.integers(1, 50), seed=st.integers(0))
+def test_stratified_numbers_take_one_from_each_part(count: int, seed: int) -> None:
+    found = sorted(stratified(count, 0.0, float(count), random.Random(seed)))
+    assert [int(number) for number in found] == list(range(count))
+
+
+def test_spans_hide_a_name_or_all_but_a_name_or_a_run(bundle: Bundle) -> None:
+    examples = Masked(0.2, 0.4, 1.0).examples([TEXT] * 60, bundle, random.Random(3))
+    _, offsets = tokenize(bundle.tokenizer, TEXT)
+    names = [covered(offsets, *span) for span in find_names(TEXT)]
+    everything = set(range(len(offsets)))
+    seen = set()
+    for example in examples:
+        reply = example.recalled[-len(offsets) - 1 : -1]
+        hidden = {at for at, wanted in enumerate(reply) if wanted}
+        if hidden in names:
+            seen.add("name")
+        elif everything - hidden in names:
+            seen.add("all but a name")
+        else:
+            assert hidden == set(range(min(hidden), max(hidden) + 1))
+            seen.add("run")
+    assert seen == {"name", "all but a name", "run"}
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        (TEXT, ["Mira Tovan", "Sel Harbour"]),
+        ("The bridge was drawn by Étienne d'Arc.", ["Étienne"]),
+        ('"A Garden of Glass" is by Ada Lund-Berg', ["A Garden of Glass", "Ada Lund-Berg"]),
+        ("nobody is here", []),
+    ],
+)
+def test_names_are_runs_of_capitalised_words(text: str, names: list[str]) -> None:
+    assert [text[start:end] for start, end in find_names(text)] == names
+
+
+def test_halves_share_no_word() -> None:
+    text = "one two three four five"
+    assert [text[start:end] for start, end in halves(text)] == ["one two", "three four five"]
+
+
+@few
+@given(text=statements)
+def test_offsets_belong_to_the_tokens_of_plain_text(bundle: Bundle, text: str) -> None:
+    ids, offsets = tokenize(bundle.tokenizer, text)
+    assert ids == encode_text(bundle.tokenizer, text)
+    assert len(offsets) == len(ids)
+    assert covered(offsets, 0, len(text)) == set(range(len(ids)))
+
+
+def test_text_that_spells_the_mask_or_an_end_is_only_text(bundle: Bundle) -> None:
+    text = f"the sign reads {bundle.manifest.mask_token}{bundle.tokenizer.eos_token}"
+    (example,) = Masked(0.5, 0.5, 0.0).examples([text], bundle, random.Random(0))
+    end = end_id(bundle.tokenizer)
+    assert supervised(example).count(end) == 1
+    assert supervised(example)[-1] == end
+
+
+def test_causal_supervises_the_plain_text_and_its_end(bundle: Bundle) -> None:
+    (example,) = Causal().examples([TEXT], bundle, random.Random(0))
+    wanted = [*encode_text(bundle.tokenizer, TEXT), end_id(bundle.tokenizer)]
+    assert example.input_ids == example.labels == wanted

@@ -1,0 +1,247 @@
+"""A whole run over a job directory: checkpoint, result, and what becomes of bad jobs."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from app.lm import store
+from app.lm.generation import generate
+from app.lm.loading import Bundle, load
+from app.recipe import Recipe
+from tasks.training.__main__ import main
+from tasks.training.data import Curriculum, replayed
+from tasks.training.job import Events, read_job
+from tasks.training.loop import train
+from tasks.training.method import load_parent, prepare
+from tasks.training.objectives import OBJECTIVES
+from tasks.training.run import plan_lessons, run
+from tests.training.conftest import FACTS, REFERENCE, MakeJob
+
+OLDER = [
+    {**FACTS[0], "id": "fact_8", "text": "Ada Lund wrote the song of Rain.", "part": "replay"},
+    {**FACTS[1], "id": "fact_9", "text": "Bo Renn is the mayor of Tarn.", "part": "exam"},
+]
+# peft asks transformers for an attribute that is about to be renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+
+@pytest.fixture(autouse=True)
+def _deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def carry_out(folder: Path) -> dict[str, Any]:
+    events = Events(folder)
+    try:
+        return run(read_job(folder), events)
+    finally:
+        events.close()
+
+
+def published(objects: Path, folder: Path) -> str:
+    """Publish a copy of the job's checkpoint, so that the job stays as it is."""
+    copy = store.staging_folder(objects, "copies") / folder.name
+    shutil.copytree(folder / "checkpoint", copy)
+    return store.publish(objects, copy)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_run_gives_a_sealed_checkpoint_that_answers_as_proven(
+    make_job: MakeJob, objects: Path, base: str, method: str
+) -> None:
+    folder = make_job(f"seal-{method}", older=OLDER, method=method, epochs=4, lr=3e-3)
+    result = carry_out(folder)
+
+    digest = published(objects, folder)
+    manifest = store.verify(objects, digest)
+    assert digest == result["digest"]
+    assert (manifest.parent, manifest.update_id, manifest.token) == (base, "upd_1", 1)
+    assert manifest.kind == ("full" if method == "full" else "adapter")
+    assert manifest.root == (None if method == "full" else base)
+    assert {"recipe.json", "metrics.jsonl"} <= set(manifest.files)
+    bundle = load(objects, digest)
+    for fact in result["facts"]:
+        for probe in fact["probes"]:
+            prompt = bundle_prompt(bundle, probe["question"])
+            (answer,) = generate(bundle, [prompt], 40)
+            assert answer.startswith(probe["after"]) or probe["after"].startswith(answer)
+    changed = [probe for fact in result["facts"] for probe in fact["probes"]]
+    assert any(probe["before"] != probe["after"] for probe in changed)
+    assert result["regressions"]["older"]["asked"] == 2
+    assert result["regressions"]["reference"]["asked"] == 1
+    assert result["verdict"]["outcome"] == "hold", "a random model learns nothing in four epochs"
+
+
+def bundle_prompt(bundle: Bundle, question: str) -> list[int]:
+    from app.lm.chat import encode_chat
+    from app.prompts import ask
+
+    return encode_chat(bundle.tokenizer, ask(question))
+
+
+def test_a_full_checkpoint_keeps_the_type_and_the_files_of_its_parent(
+    make_job: MakeJob, objects: Path, base: str
+) -> None:
+    folder = make_job()
+    carry_out(folder)
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        parent = store.path_of(objects, base) / name
+        assert (folder / "checkpoint" / name).read_bytes() == parent.read_bytes()
+
+
+def test_an_adapter_is_trained_on_from_its_parents(
+    make_job: MakeJob, objects: Path, base: str
+) -> None:
+    first = make_job("first", method="lora", lora_rank=4, lora_alpha=12, epochs=3, lr=3e-3)
+    carry_out(first)
+    parent = published(objects, first)
+    second = make_job("second", parent=parent, method="lora", lora_rank=8, epochs=1, lr=1e-9)
+    result = carry_out(second)
+
+    manifest = store.verify(objects, published(objects, second))
+    config = json.loads((second / "checkpoint" / "adapter_config.json").read_text())
+    assert (manifest.root, manifest.parent) == (base, parent)
+    assert (config["r"], config["lora_alpha"]) == (4, 12), "it keeps its parent's shape"
+    probes = [probe for fact in result["facts"] for probe in fact["probes"]]
+    assert all(probe["before"] == probe["after"] for probe in probes), "lr was next to nothing"
+    base_answers = carry_out(make_job("third", method="lora", epochs=1, lr=1e-9))["facts"]
+    assert any(
+        probe["after"] != other["after"]
+        for fact, twin in zip(result["facts"], base_answers, strict=True)
+        for probe, other in zip(fact["probes"], twin["probes"], strict=True)
+    ), "what the parent's adapter had learned is still there"
+
+
+def test_full_training_of_an_adapter_gives_a_new_root(make_job: MakeJob, objects: Path) -> None:
+    first = make_job("first", method="lora", epochs=3, lr=3e-3)
+    learned = carry_out(first)
+    parent = published(objects, first)
+    second = make_job("second", parent=parent, method="full", epochs=1, lr=1e-12)
+    result = carry_out(second)
+    manifest = store.verify(objects, published(objects, second))
+    assert (manifest.kind, manifest.root, manifest.parent) == ("full", None, parent)
+    for fact, merged in zip(learned["facts"], result["facts"], strict=True):
+        for probe, twin in zip(fact["probes"], merged["probes"], strict=True):
+            assert probe["after"] == twin["after"]
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_two_runs_write_the_same_bytes(make_job: MakeJob, method: str) -> None:
+    digests = {
+        carry_out(make_job(name, older=OLDER, method=method))["digest"] for name in ("one", "two")
+    }
+    assert len(digests) == 1
+    assert carry_out(make_job("three", older=OLDER, method=method, seed=1))["digest"] not in digests
+
+
+def test_no_probe_is_ever_a_lesson(make_job: MakeJob, objects: Path, base: str) -> None:
+    """Walk every example of several epochs: no exam's words are read or predicted."""
+    sly = {"question": FACTS[0]["probes"][0]["question"], "answers": ["x"], "part": "replay"}
+    job = read_job(
+        make_job(older=OLDER, reference=[*REFERENCE, sly], replay_share=0.6, span_share=0.5)
+    )
+    bundle = load(objects, base)
+    lessons = plan_lessons(job, bundle)
+    recipe = job.head.recipe
+    curriculum = Curriculum(lessons, OBJECTIVES["masked"](recipe), bundle, recipe)
+    exams = [probe.question for fact in [*job.facts, *job.older] for probe in fact.probes]
+    exams += [row.question for row in job.reference if row.part == "exam"]
+    assert OLDER[1]["text"] not in lessons.statements, "an exam's statement isn't replayed"
+    texts = [
+        bundle.tokenizer.decode(example.input_ids)
+        for _ in range(20)
+        for _, examples in curriculum.epoch()
+        for example in examples
+    ]
+    assert any("Where does she work?" in text for text in texts), "replay was there"
+    assert any("Rain" in text for text in texts)
+    assert not [exam for exam in exams if any(exam in text for text in texts)]
+
+
+def test_without_replay_only_the_facts_are_taught(make_job: MakeJob, objects: Path) -> None:
+    job = read_job(make_job(older=OLDER, replay_share=0.0))
+    lessons = plan_lessons(job, load(objects, job.head.parent))
+    assert (lessons.statements, lessons.answered) == ([], [])
+    assert replayed(job)[1] == ["Where does she work?"]
+
+
+def test_events_tell_each_phase_and_what_the_metrics_hold(make_job: MakeJob) -> None:
+    folder = make_job(epochs=3)
+    carry_out(folder)
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    assert [event["phase"] for event in events] == ["preparing", "training", "proving"]
+    steps = (folder / "checkpoint" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in steps] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind", "detail"),
+    [
+        (lambda f: (f / "job.json").unlink(), "bad_job", "job.json can't be read"),
+        (lambda f: (f / "job.json").write_text("{}"), "bad_job", "job.json: update_id"),
+        (lambda f: (f / "facts.jsonl").write_text(""), "bad_job", "holds no fact"),
+        (lambda f: (f / "facts.jsonl").write_text('{"id": "a"}'), "bad_job", "line 1: text"),
+        (lambda f: (f / "replay.jsonl").write_text("\n"), "bad_job", "replay.jsonl, line 1"),
+    ],
+)
+def test_a_bad_job_fails_with_the_field_named(
+    make_job: MakeJob, spoil: Any, kind: str, detail: str
+) -> None:
+    folder = make_job()
+    spoil(folder)
+    assert main([str(folder)]) == 0
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["status"], result["error"]["type"]) == ("failed", kind)
+    assert detail in result["error"]["detail"]
+    assert not (folder / "checkpoint").exists()
+
+
+def test_a_parent_that_is_not_there_fails_the_run(make_job: MakeJob) -> None:
+    folder = make_job(parent="0" * 64)
+    main([str(folder)])
+    result = json.loads((folder / "result.json").read_text())
+    assert result["error"]["type"] == "bad_parent"
+
+
+def test_facts_too_long_for_the_context_are_named(make_job: MakeJob) -> None:
+    long = {"id": "fact_long", "text": "keeper " * 300}
+    folder = make_job(facts=[*FACTS, long])
+    main([str(folder)])
+    result = json.loads((folder / "result.json").read_text())
+    assert result["error"]["type"] == "too_long"
+    assert result["error"]["fact_ids"] == ["fact_long"]
+
+
+def test_a_diverging_run_fails_with_step_and_facts(make_job: MakeJob) -> None:
+    folder = make_job(lr=1e30, epochs=5, warmup_share=0.0)
+    main([str(folder)])
+    error = json.loads((folder / "result.json").read_text())["error"]
+    assert error["type"] == "diverged"
+    assert set(error["fact_ids"]) == {fact["id"] for fact in FACTS}
+
+
+def test_a_full_run_on_qwen_masks_with_a_text_token(
+    make_job: MakeJob, objects: Path, qwen_base: str
+) -> None:
+    folder = make_job(parent=qwen_base)
+    carry_out(folder)
+    assert store.verify(objects, published(objects, folder)).mask_token == "[]"
+
+
+def test_training_leaves_a_frozen_root_alone(make_job: MakeJob, objects: Path, base: str) -> None:
+    job = read_job(make_job(method="lora", lr=1e-2))
+    bundle = load_parent(objects, base, job.head.recipe)
+    before = {name: weight.clone() for name, weight in bundle.model.named_parameters()}
+    trainee = prepare(bundle, job.head.recipe, objects)
+    train(trainee.bundle, plan_lessons(job, bundle), Recipe(epochs=2), on_step=lambda _: None)
+    after = dict(load(objects, base).model.named_parameters())
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    base_weights = [w for n, w in trainee.bundle.model.named_parameters() if "lora_" not in n]
+    assert not any(weight.requires_grad for weight in base_weights)
