@@ -115,7 +115,7 @@ def test_whatever_the_hook_raises_ends_the_run(bundle: Bundle) -> None:
     class Enough(Exception):
         pass
 
-    def stop(step: Step) -> None:
+    def stop(_: Step) -> None:
         raise Enough
 
     with pytest.raises(Enough):
