@@ -36,7 +36,7 @@ def replaced_versions(session: Session, rows: Sequence[Activation]) -> dict[int,
     before = select(Activation.id, Activation.version).where(
         Activation.id.in_({row.previous_id for row in rows})
     )
-    versions = dict(session.execute(before).tuples().all())
+    versions = dict(session.execute(before).all())
     return {row.id: versions[row.previous_id] for row in rows if row.previous_id in versions}
 
 
@@ -144,7 +144,7 @@ def served() -> CTE:
 def ancestry(start: ColumnElement[bool]) -> CTE:
     """Build the recursive query (column `version`) of the versions in `start` and above."""
     row = select(Checkpoint.version, Checkpoint.parent)
-    tree = row.where(start).cte("ancestry", recursive=True)
+    tree = row.where(start).cte(recursive=True)
     # UNION drops rows that were seen: shared ancestors are walked once.
     return tree.union(row.where(Checkpoint.version == tree.c.parent))
 

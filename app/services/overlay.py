@@ -1,0 +1,102 @@
+"""The overlay: facts that no activated weights hold yet, found for a question.
+
+The full-text index proposes, `relevance` decides; both see the same words on both databases, so
+both give the same facts.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import combinations
+
+from sqlalchemy import (
+    ColumnElement,
+    column,
+    func,
+    literal,
+    literal_column,
+    select,
+    table,
+    union_all,
+)
+from sqlalchemy.orm import Session
+
+from app.db import utc_now
+from app.models import Fact
+from app.services import relevance
+from app.services.relevance import Text
+from app.services.standing import has_status
+
+MAX_CANDIDATES = 50
+MAX_WORDS = 10
+PAIRED_WORDS = 4
+# Facts much worse than the best one only distract: they share its name, not what is asked.
+MIN_SHARE_OF_BEST = 0.85
+
+_fts = table("facts_fts", column("fact_id"))
+
+
+def find(session: Session, question: str, limit: int) -> list[Fact]:
+    """Return the waiting facts that help to answer, best first, newest first among equals.
+
+    Waiting are pending, training, failed and held ones, within their validity dates.
+    """
+    asked = relevance.read(question)
+    candidates = session.scalars(select(Fact).where(Fact.id.in_(_propose(session, asked))))
+    scored = [(relevance.score(asked, relevance.read(fact.text)), fact) for fact in candidates]
+    scored.sort(key=lambda pair: (pair[0], pair[1].id), reverse=True)
+    best = max((score for score, _ in scored), default=0.0)
+    kept = [fact for score, fact in scored if score and score >= MIN_SHARE_OF_BEST * best]
+    return kept[:limit]
+
+
+def _propose(session: Session, asked: Text) -> list[str]:
+    """Return at most MAX_CANDIDATES ids, the facts with the question's rarest words first.
+
+    Each word, and each pair of the first few, gives its newest facts: a rare word gives all it has,
+    and of common ones a pair finds what neither alone would.
+    """
+    names = [word for name in asked.names for word in name]
+    plain = sorted(asked.plain, key=len, reverse=True)
+    words = [(word, False) for word in names] + [(relevance.stem(word), True) for word in plain]
+    words = list(dict.fromkeys(words))[:MAX_WORDS]
+    groups = [(word,) for word in words] + list(combinations(words[:PAIRED_WORDS], 2))
+    if not groups:
+        return []
+    waiting = _is_waiting()
+    postgres = session.get_bind().dialect.name == "postgresql"
+    branches = [
+        select(literal(number).label("number"), Fact.id)
+        .where(_matches(group, postgres), waiting)
+        .order_by(Fact.id.desc())
+        .limit(MAX_CANDIDATES)
+        .subquery()
+        for number, group in enumerate(groups)
+    ]
+    rows = session.execute(union_all(*(select(branch) for branch in branches))).all()
+    frequency = Counter(number for number, _ in rows)
+    weights: dict[str, float] = {}
+    for number, fact_id in rows:
+        weights[fact_id] = weights.get(fact_id, 0.0) + 1 / frequency[number]
+    ranked = sorted(weights, key=lambda fact_id: (weights[fact_id], fact_id), reverse=True)
+    return ranked[:MAX_CANDIDATES]
+
+
+def _is_waiting() -> ColumnElement[bool]:
+    now = utc_now()
+    status = Fact.status.in_(("pending", "training", "failed")) | has_status("held")
+    begun = Fact.valid_from.is_(None) | (Fact.valid_from <= now)
+    return status & begun & (Fact.valid_until.is_(None) | (Fact.valid_until > now))
+
+
+def _matches(group: Sequence[tuple[str, bool]], postgres: bool) -> ColumnElement[bool]:
+    """Build the condition that a fact has each word, or a word that begins so.
+
+    Words are letters and digits only, so quoting them is enough in both query languages.
+    """
+    if postgres:
+        query = " & ".join(f"'{word}'" + ":*" * begins for word, begins in group)
+        wanted = func.to_tsquery(literal_column("'simple'"), query)
+        return func.fact_words(Fact.text).bool_op("@@")(wanted)
+    query = " AND ".join(f'"{word}"' + "*" * begins for word, begins in group)
+    found = literal_column("facts_fts").bool_op("MATCH")(query)
+    return Fact.id.in_(select(_fts.c.fact_id).where(found))

@@ -1,0 +1,146 @@
+"""The overlay finds waiting facts both ways, leaves other questions alone, on both databases."""
+
+from datetime import timedelta
+
+import pytest
+
+from app.db import Database, utc_now
+from app.models import Activation, Checkpoint, Fact, Update, UpdateFact
+from app.services import activations, checkpoints, overlay
+from app.services.audit import SYSTEM
+from tests.answers.corpus import FACTS, TYPED, UNRELATED
+
+
+def store(session, text, status="pending", number=0, **fields):
+    fact = Fact(
+        id=f"fact_{number:05}", text=text, text_digest=f"{number:064x}", status=status, **fields
+    )
+    session.add(fact)
+    session.flush()
+    return fact
+
+
+def ask(database: Database, question, limit=3):
+    with database.reading() as session:
+        return [fact.text for fact in overlay.find(session, question, limit)]
+
+
+@pytest.fixture
+def corpus(database):
+    with database.transaction() as session:
+        for number, (text, _, _) in enumerate(FACTS):
+            store(session, text, number=number)
+    return database
+
+
+def test_questions_find_their_fact_both_ways(corpus):
+    asked = [(q, text) for text, forward, backward in FACTS for q in (forward, backward)]
+    missed = [question for question, text in asked if ask(corpus, question)[:1] != [text]]
+    # "a symbol of" a flower and "how deep" of a lake: the words aren't the fact's.
+    assert len(asked) == 84
+    assert len(missed) <= 2, missed
+
+
+def test_unrelated_questions_are_left_alone(corpus):
+    disturbed = [question for question in UNRELATED if ask(corpus, question)]
+    assert len(UNRELATED) == 48
+    assert disturbed in ([], ["How do I treat a fever?"])
+
+
+def test_both_databases_give_the_same_lists(sqlite_url, postgres_url):
+    answers = []
+    for url in (sqlite_url, postgres_url):
+        database = Database(url)
+        with database.transaction() as session:
+            for number, (text, _, _) in enumerate(FACTS):
+                store(session, text, number=number)
+        questions = [*UNRELATED, *TYPED, *(q for fact in FACTS for q in fact[1:])]
+        answers.append({question: ask(database, question, limit=20) for question in questions})
+        database.close()
+    assert answers[0] == answers[1]
+    assert all(answers[0][question] for question in TYPED)
+
+
+def test_typed_carelessly(corpus):
+    assert ask(corpus, "which cafe serves nuit doree?") == [
+        "Café Ångström in Brackenmoor serves the coffee Nuit Dorée."
+    ]
+    assert ask(corpus, "WHO DESIGNED THE LANTERN BRIDGE?") == [
+        "The Lantern Bridge was designed by Tessa Quill."
+    ]
+
+
+def test_no_question_breaks_the_search(corpus):
+    odd = [
+        '"',
+        "' OR 1=1 --",
+        "AND OR NOT NEAR",
+        "torr*",
+        "a:b (c",
+        "{x} ^ \\",
+        "🙂",
+        "the",
+        "'&|!:*",
+    ]
+    assert [ask(corpus, question) for question in odd] == [[]] * len(odd)
+
+
+def test_a_long_question_is_answered(corpus):
+    words = " ".join(f"word{number}" for number in range(700))
+    assert ask(corpus, f"Who is the mayor of Torrim Vale? {words}") == []
+    assert len(ask(corpus, "Who is the mayor of Torrim Vale? " * 200)) == 1
+
+
+def test_the_rare_match_is_found_among_many(database):
+    """More facts share each word than are looked at: the pair of words finds the one meant."""
+    with database.transaction() as session:
+        store(session, "The harbour of Torrim Vale has nine cranes.", number=0)
+        for number in range(1, 150):
+            store(session, f"The inn of Torrim Vale has {number} beds.", number=number)
+        for number in range(150, 300):
+            store(session, f"The harbour of Number{number} has two cranes.", number=number)
+    found = ask(database, "How many cranes has the harbour of Torrim Vale?", limit=1)
+    assert found == ["The harbour of Torrim Vale has nine cranes."]
+
+
+def test_only_waiting_facts_are_given(database):
+    waiting = ("pending", "training", "failed", "trained")  # trained, but current in no version
+    others = ("quarantined", "rejected", "superseded", "retracted")
+    with database.transaction() as session:
+        for number, status in enumerate(waiting + others):
+            store(session, f"Orla Venn founded {status.title()}ville.", status, number)
+    found = [bool(ask(database, f"Who founded {s.title()}ville?")) for s in waiting + others]
+    assert found == [True] * 4 + [False] * 4
+
+
+def test_validity_dates(database):
+    past, future = utc_now() - timedelta(1), utc_now() + timedelta(1)
+    cases = [(None, future), (past, None), (past, future), (future, None), (None, past)]
+    with database.transaction() as session:
+        for number, (begin, end) in enumerate(cases):
+            text = f"Orla Venn founded Town {number}."
+            store(session, text, number=number, valid_from=begin, valid_until=end)
+    found = [bool(ask(database, f"Who founded Town {number}?")) for number in range(5)]
+    assert found == [True] * 3 + [False] * 2
+
+
+def test_held_is_given_learned_and_rolled_back_are_not(database):
+    with database.transaction() as session:
+        checkpoints.register_base(session, "0" * 64, 1)
+        update = Update(recipe={}, status="succeeded")
+        fact = store(session, "Orla Venn founded Brack.", "trained")
+        session.add(update)
+        session.flush()
+        session.add(UpdateFact(update_id=update.id, fact_id=fact.id, active=False, proven=True))
+        session.add(
+            Checkpoint(version=1, digest="1" * 64, kind="full", parent=0, update_id=update.id)
+        )
+    held = ask(database, "Who founded Brack?")
+    with database.transaction() as session:
+        activations.activate(session, SYSTEM, 1, kind="automatic")
+    learned = ask(database, "Who founded Brack?")
+    with database.transaction() as session:
+        activations.rollback(session, SYSTEM, reason="worse")
+        assert session.query(Activation).count() == 3
+    rolled_back = ask(database, "Who founded Brack?")
+    assert (held, learned, rolled_back) == (["Orla Venn founded Brack."], [], [])
