@@ -74,13 +74,15 @@ def watch(session: Session, run: Run) -> bool | None:
 
 
 def report(session: Session, run: Run, progress: JsonObject) -> None:
-    """Show what the trainer told: its phase and how far it is."""
-    phase = progress.get("phase")
-    shown = {name: progress.get(name) for name in ("step", "total_steps", "eta_s", "loss")}
+    """Show what the trainer told: its phase and, where it counts steps, how far it is."""
+    shown: JsonObject = {"phase": progress["phase"]}
     if progress.get("total_steps"):
-        shown["percent"] = round(100 * progress.get("step", 0) / progress["total_steps"], 1)
-    row = session.execute(_ours(run).values(phase=phase, progress=shown).returning(Update.id))
-    if row.first() is not None:
+        names = ("step", "total_steps", "eta_s", "loss")
+        shown["progress"] = {name: progress.get(name) for name in names}
+        share = progress["step"] / progress["total_steps"]
+        shown["progress"]["percent"] = round(100 * share, 1)
+    row = session.scalar(_ours(run).values(**shown).returning(Update.id))
+    if row is not None:
         updates.add_event(session, run.update_id, "progress", progress)
 
 

@@ -200,8 +200,8 @@ def _parameters(session: Session) -> int:
 
 def _take_oldest(session: Session, cap: int) -> Sequence[str]:
     pending = select(Fact.id).where(Fact.status == "pending").order_by(Fact.id).limit(cap)
-    # Of two that open at the same time, the second passes over what the first has locked.
-    return session.scalars(pending.with_for_update(skip_locked=True)).all()
+    # Of two that open at the same time, the second waits and then finds these taken.
+    return session.scalars(pending.with_for_update()).all()
 
 
 def _take_named(session: Session, fact_ids: Sequence[str], cap: int) -> Sequence[str]:

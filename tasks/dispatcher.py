@@ -1,0 +1,95 @@
+"""The worker's look at the database, every second: what is due, lost, waiting or left over.
+
+Every worker does this; no leader is needed, since each step is harmless when done twice.
+"""
+
+import logging
+import shutil
+import threading
+
+from app import queue
+from app.config import Settings
+from app.db import Database
+from app.services import runs, updates
+from tasks.supervisor import Supervisor
+
+PATIENCE = 3  # looks that a message may take before the worker helps itself
+log = logging.getLogger(__name__)
+
+
+class Slot:
+    """This worker's place for one running update."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._free = threading.Lock()
+
+    def run_update(self, update_id: str) -> None:
+        """Run an update here, or do nothing while another one runs here."""
+        if not self._free.acquire(blocking=False):
+            return
+        try:
+            self._supervisor.run_update(update_id)
+        finally:
+            self._free.release()
+
+    def wait(self) -> None:
+        """Return when nothing runs here any more."""
+        with self._free:
+            pass
+
+
+class Dispatcher:
+    """Opens updates, takes lost ones back, runs those that no message reached, sweeps staging."""
+
+    def __init__(self, database: Database, settings: Settings, owner: str, slot: Slot) -> None:
+        self._database, self._settings, self._owner, self._slot = database, settings, owner, slot
+        self._waiting: tuple[str | None, int] = (None, 0)
+
+    def run(self, stop: threading.Event) -> None:
+        """Tick until told to stop; trouble is logged and met again a tick later."""
+        while not stop.wait(self._settings.tick_s):
+            try:
+                self.tick()
+            except Exception:
+                log.exception("this look at the database failed")
+
+    def tick(self) -> None:
+        """Look once; every step is harmless when repeated or when another worker did it."""
+        settings = self._settings
+        with self._database.transaction() as session:
+            runs.note_worker(session, self._owner)
+            runs.requeue_expired(session)
+            opened = updates.open_due(
+                session,
+                facts=settings.batch_facts,
+                wait_s=settings.batch_wait_s,
+                cap=settings.batch_cap,
+            )
+            queued = runs.next_queued(session)
+        if opened is not None:
+            queue.poke(settings, opened.id)
+        self._help_out(queued)
+        self._sweep()
+
+    def _help_out(self, queued: str | None) -> None:
+        """Run an update that has waited in vain: its message is lost, or the broker is down."""
+        seen, looks = self._waiting
+        self._waiting = (queued, looks + 1 if queued == seen else 1)
+        if queued is not None and self._waiting[1] > PATIENCE:
+            threading.Thread(target=self._slot.run_update, args=[queued], daemon=True).start()
+
+    def _sweep(self) -> None:
+        """Remove the job directories of attempts that no longer count."""
+        # Listed first: whatever is found was claimed before the tokens are read.
+        found = {}
+        for folder in self._settings.store.glob("staging/update_*.*"):
+            update_id, _, token = folder.name.partition(".")
+            found[folder] = (update_id, token)
+        if not found:
+            return
+        with self._database.reading() as session:
+            valid = runs.tokens(session, [update_id for update_id, _ in found.values()])
+        for folder, (update_id, token) in found.items():
+            if str(valid.get(update_id)) != token:
+                shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,12 @@
+"""Celery's tasks: shells around what does the work."""
+
+from collections.abc import Callable
+
+from celery import Celery
+
+from app.queue import RUN_UPDATE
+
+
+def register(celery: Celery, run_update: Callable[[str], None]) -> None:
+    """Add the tasks to the worker's app."""
+    celery.task(run_update, name=RUN_UPDATE)

@@ -1,0 +1,184 @@
+"""One update from claim to publication: job directory, trainer process, proof, one transaction.
+
+This process may die at any line: the lease runs out, and another runner starts again under a new
+token. Until `publish` only the lease, the progress and this attempt's own files have changed.
+"""
+
+import json
+import logging
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+
+import app
+from app.config import Settings
+from app.db import Database
+from app.engine_client import EngineClient
+from app.errors import CheckpointCorrupt, DomainError
+from app.lm import store
+from app.models.base import JsonObject
+from app.services import jobs, publishing, runs
+from app.services.publishing import Candidate, Result
+from app.services.runs import Run
+from tasks.lease import Cancelled, Fenced, Lease, Stopped
+from tasks.trainer import Trainer, TrainerFailed
+
+TRAINER = (sys.executable, "-m", "tasks.training")
+REFERENCE = Path(app.__file__).parent / "lm" / "starter" / "reference.jsonl"
+LOOK_S = 0.2  # how often the trainer is looked at
+PAUSE_S = 30.0  # after trouble that isn't the trainer's: a full disk is no reason to spin
+PUBLISH_TRIES = 60  # a second apart: a database that restarts costs no training
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Supervisor:
+    """Runs updates on this worker, one by one."""
+
+    database: Database
+    settings: Settings
+    owner: str
+    stop: threading.Event
+    trainer: Sequence[str] = TRAINER
+
+    def run_update(self, update_id: str) -> None:
+        """Claim the update and see it through; nothing happens when it can't be claimed."""
+        with self.database.transaction() as session:
+            run = runs.claim(session, update_id, self.owner, self.settings.lease_s)
+        if run is None:
+            return
+        folder = self.settings.store / "staging" / f"{run.update_id}.{run.token}"
+        try:
+            with Lease(self.database, self.settings, run, self.stop) as lease:
+                self._see_through(run, lease, folder)
+        except Fenced:
+            log.warning("another runner has update %s; nothing was changed here", update_id)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _see_through(self, run: Run, lease: Lease, folder: Path) -> None:
+        """Run the update; end it or give it back, according to how that went."""
+        try:
+            self._write_job(run, folder)
+            result = self._train(run, lease, folder)
+            lease.renew()  # this machine may have slept, and the run be another's now
+            lease.check()
+            self._publish(run, self._take_candidate(run, folder, result))
+        except Fenced:
+            raise
+        except Cancelled:
+            self._end(runs.abandon, run)
+        except Stopped:
+            self._end(runs.release, run, "worker_stopped")
+        except TrainerFailed as failure:
+            log.warning("update %s: %s", run.update_id, failure)
+            self._end(runs.fail, run, failure.error)
+        except (OSError, OperationalError, InterfaceError, DomainError) as trouble:
+            log.exception("update %s can't be run here now", run.update_id)
+            self.stop.wait(PAUSE_S)
+            self._end(runs.release, run, f"runner_failed: {trouble}"[:500])
+        except Exception as bug:
+            log.exception("update %s met a bug", run.update_id)
+            self._end(runs.fail, run, {"type": "internal", "detail": repr(bug)})
+
+    def _end(self, end: Callable[..., object], *arguments: object) -> None:
+        with self.database.transaction() as session:
+            end(session, *arguments)
+
+    def _write_job(self, run: Run, folder: Path) -> None:
+        with self.database.reading() as session:
+            job = jobs.collect(session, run)
+        if not job.facts:
+            raise Cancelled
+        store.staging_folder(self.settings.store, folder.name)
+        shutil.copyfile(self.settings.reference_file or REFERENCE, folder / "reference.jsonl")
+        _write_rows(folder / "replay.jsonl", job.replay)
+        _write_rows(folder / "facts.jsonl", job.facts)
+        head = {
+            "update_id": run.update_id,
+            "token": run.token,
+            "kind": job.kind,
+            "store": str(self.settings.store),
+            "parent": job.parent,
+            "recipe": job.recipe,
+            "threads": self.settings.trainer_threads,
+        }
+        _write_rows(folder / "job.json", [head])
+
+    def _train(self, run: Run, lease: Lease, folder: Path) -> Result:
+        """Run the trainer until it ends or has to; pass on each phase and, once a second, more."""
+        heard = told = time.monotonic()
+        phase, news = None, None
+        with Trainer(self.trainer, folder) as trainer:
+            while trainer.is_running(LOOK_S):
+                if heard_now := trainer.read_event():
+                    heard, news = time.monotonic(), heard_now
+                if news and (news["phase"] != phase or time.monotonic() - told >= 1):
+                    self._report(run, news)
+                    phase, news, told = news["phase"], None, time.monotonic()
+                lease.check()
+                if time.monotonic() - heard > self.settings.stall_timeout_s:
+                    raise TrainerFailed("stalled", "It told nothing for too long.")
+            if last := trainer.read_event() or news:
+                self._report(run, last)
+            return trainer.read_result()
+
+    def _report(self, run: Run, news: JsonObject) -> None:
+        try:
+            self._end(runs.report, run, news)
+        except SQLAlchemyError:  # no reason to stop training
+            log.warning("can't report on %s", run.update_id, exc_info=True)
+
+    def _take_candidate(self, run: Run, folder: Path, result: Result) -> Candidate:
+        """Move the trainer's checkpoint into the store and try it out."""
+        self._report(run, {"phase": "publishing"})
+        try:
+            digest = store.publish(self.settings.store, folder / "checkpoint")
+        except CheckpointCorrupt as error:
+            raise TrainerFailed("checkpoint_corrupt", error.detail) from error
+        if digest != result.digest:
+            raise TrainerFailed("checkpoint_corrupt", f"{digest} isn't the digest in result.json.")
+        manifest = store.manifest_of(self.settings.store, digest)
+        return Candidate(
+            digest=digest,
+            kind=manifest.kind,
+            root=manifest.root,
+            parameters=manifest.parameters,
+            result=result,
+            unserved=self._try_engine(digest),
+        )
+
+    def _try_engine(self, digest: str) -> str | None:
+        """Have the engine load the checkpoint and answer from it; return why it couldn't."""
+        engine = EngineClient(self.settings.engine_url, self.settings.engine_timeout_s)
+        try:
+            engine.prove(digest, str(store.path_of(self.settings.store, digest)))
+        except DomainError as error:
+            return error.detail
+        finally:
+            engine.close()
+        return None
+
+    def _publish(self, run: Run, candidate: Candidate) -> None:
+        for left in reversed(range(PUBLISH_TRIES)):
+            try:
+                # An exception may hide a commit that succeeded. Then the run has ended, and
+                # the token keeps a second try from changing anything.
+                self._end(publishing.publish, run, candidate)
+                return
+            except (OperationalError, InterfaceError):
+                if not left:
+                    raise
+                log.warning("publishing %s: once more", run.update_id, exc_info=True)
+                self.stop.wait(1)
+
+
+def _write_rows(path: Path, rows: Iterable[JsonObject]) -> None:
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text("".join(lines), encoding="utf-8")
