@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -71,12 +72,15 @@ def test_nothing_executes_what_it_reads() -> None:
 
 
 @pytest.mark.parametrize("module", ["app.main", "app.cli.main", "tasks.worker"])
-def test_service_processes_never_load_torch(module: str) -> None:
+def test_service_processes_never_load_torch(module: str, tmp_path: Path) -> None:
     code = (
         f"import {module}, sys\n"
-        "sys.exit(', '.join({'torch', 'transformers', 'peft'} & set(sys.modules)))"
+        "sys.exit(', '.join({'torch', 'transformers', 'peft'} & set(sys.modules)) or 0)"
     )
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
     assert (run.returncode, run.stderr) == (0, "")
 
 

@@ -17,8 +17,8 @@ from app.config import Settings
 
 STARTER = """\
 The model is the shipped starter: it is small and knows an invented world only. For a real one, stop
-this and name a model (a folder or a hub id) with a data directory of its own, for example
-  ALMANAC_DATA_DIR=data-qwen3 ALMANAC_BASE_MODEL=Qwen/Qwen3-0.6B make up
+this and name a model, a folder or a hub id with its commit, and a data directory of its own:
+  ALMANAC_DATA_DIR=data-qwen3 ALMANAC_BASE_MODEL=Qwen/Qwen3-0.6B ALMANAC_BASE_REVISION=<hash> make up
 """
 READY = """\
 
