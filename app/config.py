@@ -29,6 +29,7 @@ class Settings(BaseSettings):
     )
 
     engine_url: str = Field("http://127.0.0.1:8001", description="Where the API finds the engine")
+    engine_host: str = Field("127.0.0.1", description="Address that our own engine listens on")
     engine_port: int = Field(8001, description="Port that our own engine listens on (same host)")
     engine_kind: Literal["almanac", "vllm"] = Field("almanac", description="Which engine serves")
     engine_timeout_s: float = Field(60.0, gt=0, description="Limit for one answer, seconds")

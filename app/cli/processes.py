@@ -30,10 +30,12 @@ def engine_program(settings: Settings) -> Program:
     """Hold models and answer."""
     options = {
         "store": settings.store,
+        "host": settings.engine_host,
         "port": settings.engine_port,
         "threads": settings.engine_threads,
         "memory-mb": settings.engine_memory_mb,
         "max-batch": settings.max_batch,
+        "deadline-s": settings.engine_timeout_s,
     }
     given = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     return Program("engine", [sys.executable, "-m", "app.lm.server", *given])

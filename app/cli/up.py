@@ -77,7 +77,7 @@ def check_ports(settings: Settings) -> None:
     """Raise Stop when a port that is needed is taken."""
     needed = [(settings.host, settings.port, "ALMANAC_PORT")]
     if settings.engine_kind == "almanac":
-        needed.append(("127.0.0.1", settings.engine_port, "ALMANAC_ENGINE_PORT"))
+        needed.append((settings.engine_host, settings.engine_port, "ALMANAC_ENGINE_PORT"))
     for host, port, name in needed:
         deadline = time.monotonic() + 2  # what a killed predecessor left may take a moment to go
         while not _is_free(host, port):
