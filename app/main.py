@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import Depends, FastAPI
 
@@ -14,6 +15,11 @@ from app.middleware import AroundRequest, Metrics
 from app.routes import audit, facts, health, keys, updates
 
 MAX_BODY = 256 * 1024
+PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"description": "The request is at fault; the detail says how", "content": PROBLEM},
+    "5XX": {"description": "The service is at fault, or can't do it now", "content": PROBLEM},
+}
 DESCRIPTION = """
 Keeps a deployed language model's knowledge current. Post facts; they are answerable at once, and
 soon after they are in the weights: trained, proven one by one, published as a new version that can
@@ -37,6 +43,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             module.router,
             prefix="/v1",
             dependencies=[Depends(authenticate)],
+            responses=PROBLEMS,
             max_body_size=MAX_BODY,
         )
     return app

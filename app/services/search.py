@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, Select, column, select, table, text
+from sqlalchemy import ColumnElement, Select, column, func, literal_column, select, table
 from sqlalchemy.orm import Session, selectinload
 
 from app.models import Fact
@@ -26,10 +26,10 @@ def search(
 
 def _find(session: Session, query: Select[Fact], terms: str) -> Select[Fact]:
     if session.get_bind().dialect.name == "postgresql":
-        vector = "fact_words(facts.text)"
-        wanted = "websearch_to_tsquery('simple', :terms)"
-        query = query.where(text(f"{vector} @@ {wanted}").bindparams(terms=terms))
-        return query.order_by(text(f"ts_rank({vector}, {wanted}) DESC"), Fact.id.desc())
+        vector = func.fact_words(Fact.text)
+        wanted = func.websearch_to_tsquery(literal_column("'simple'"), terms)
+        query = query.where(vector.bool_op("@@")(wanted))
+        return query.order_by(func.ts_rank(vector, wanted).desc(), Fact.id.desc())
     query = query.join(_fts, _fts.c.fact_id == Fact.id)
-    query = query.where(text("facts_fts MATCH :terms").bindparams(terms=terms))
+    query = query.where(literal_column("facts_fts").bool_op("MATCH")(terms))
     return query.order_by(_fts.c.rank, Fact.id.desc())

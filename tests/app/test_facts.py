@@ -1,0 +1,304 @@
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from fastapi.testclient import TestClient
+from sqlalchemy import func, select
+
+from app.db import Database
+from app.models import Audit, Fact, Probe
+
+TEXT = "The lighthouse of Brannoc Head is kept by Ilse Varga."
+PROBE = {"question": "Who keeps it?", "answers": ["Ilse Varga"], "direction": "forward"}
+
+
+def post(client: TestClient, **fact: Any) -> dict[str, Any]:
+    response = client.post("/v1/facts", json={"text": TEXT, **fact})
+    assert response.status_code in (200, 201), response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def count(database: Database, model: type) -> int:
+    with database.reading() as session:
+        return session.scalar(select(func.count()).select_from(model)) or 0
+
+
+def test_a_fact_is_stored_and_read_back(client: TestClient) -> None:
+    given = {
+        "text": TEXT,
+        "probes": [PROBE],
+        "key": "brannoc/keeper",
+        "source": "register",
+        "valid_from": "2026-01-01T00:00:00+02:00",
+        "metadata": {"page": [1, 2.5, None], "note": "Über"},
+    }
+    response = client.post("/v1/facts", json=given)
+    assert response.status_code == 201
+    fact = response.json()
+    assert fact.pop("deduplicated") is False
+    assert fact["object"] == "fact"
+    assert (fact["status"], fact["version"], fact["tries"]) == ("pending", None, 0)
+    assert fact["probes"] == [{**PROBE, "origin": "given"}]
+    assert fact["valid_from"] == "2025-12-31T22:00:00Z"
+    assert {name: fact[name] for name in ("text", "key", "source", "metadata")} == {
+        name: given[name] for name in ("text", "key", "source", "metadata")
+    }
+    assert client.get(f"/v1/facts/{fact['id']}").json() == fact
+    assert client.get("/v1/facts").json() == {"object": "list", "data": [fact], "has_more": False}
+
+
+def test_the_same_text_and_key_is_one_fact(client: TestClient, database: Database) -> None:
+    first = post(client, text="Café Zuhn opens at nine.")
+    again = client.post("/v1/facts", json={"text": "  Cafe\u0301 Zuhn opens at nine.\n"})
+    assert again.status_code == 200
+    assert again.json() == {**first, "deduplicated": True}
+    assert post(client, text="Café Zuhn opens at nine.", key="zuhn")["id"] != first["id"]
+    assert count(database, Fact) == 2
+
+
+def test_special_tokens_are_text(client: TestClient) -> None:
+    text = "<|end|> <|user|> is how [MASK] marks </s> a turn."
+    assert post(client, text=text)["text"] == text
+
+
+def test_lines_tabs_and_eight_kilobytes_are_fine(client: TestClient) -> None:
+    assert post(client, text="One\n\ttwo.")["text"] == "One\n\ttwo."
+    assert len(post(client, text="é" * 4096)["text"]) == 4096
+
+
+BAD_FACTS: list[tuple[Any, str]] = [
+    ({}, "/text"),
+    ({"text": ""}, "/text"),
+    ({"text": " \n\t\u00a0 "}, "/text"),
+    ({"text": "\u200b\u200b"}, "/text"),
+    ({"text": 5}, "/text"),
+    ({"text": None}, "/text"),
+    ({"text": "é" * 4097}, "/text"),
+    ({"text": "a\u0000b"}, "/text"),
+    ({"text": "a\u001b[31mb"}, "/text"),
+    ({"text": "a\ud800b"}, "/text"),
+    ({"text": "a", "txet": "b"}, "/txet"),
+    ({"text": "a", "x\ud800": "b"}, ""),
+    ({"text": "a", "probes": {}}, "/probes"),
+    ({"text": "a", "probes": [{**PROBE, "answers": []}]}, "/probes/0/answers"),
+    ({"text": "a", "probes": [{**PROBE, "answers": [" "]}]}, "/probes/0/answers/0"),
+    ({"text": "a", "probes": [{**PROBE, "answers": "x"}]}, "/probes/0/answers"),
+    ({"text": "a", "probes": [{"question": "Who?"}]}, "/probes/0/answers"),
+    ({"text": "a", "probes": [PROBE, {**PROBE, "question": ""}]}, "/probes/1/question"),
+    ({"text": "a", "probes": [{**PROBE, "direction": "up"}]}, "/probes/0/direction"),
+    ({"text": "a", "probes": [{**PROBE, "hint": "x"}]}, "/probes/0/hint"),
+    ({"text": "a", "probes": [PROBE] * 33}, "/probes"),
+    ({"text": "a", "key": ""}, "/key"),
+    ({"text": "a", "key": "two\nlines"}, "/key"),
+    ({"text": "a", "key": "k" * 201}, "/key"),
+    ({"text": "a", "source": "\u0000"}, "/source"),
+    ({"text": "a", "on_conflict": "merge"}, "/on_conflict"),
+    ({"text": "a", "valid_from": "yesterday"}, "/valid_from"),
+    ({"text": "a", "valid_from": "2026-01-01T00:00:00"}, "/valid_from"),
+    ({"text": "a", "valid_from": "0001-01-01T00:00:00+14:00"}, "/valid_from"),
+    (
+        {"text": "a", "valid_from": "2026-02-01T00:00Z", "valid_until": "2026-01-01T00:00Z"},
+        "/valid_until",
+    ),
+    ({"text": "a", "metadata": []}, "/metadata"),
+    ({"text": "a", "metadata": {"x": float("nan")}}, "/metadata"),
+    ({"text": "a", "metadata": {"x": "\ud800"}}, "/metadata"),
+    ({"text": "a", "metadata": {"x": "y" * 16384}}, "/metadata"),
+    ([], ""),
+    ("text", ""),
+]
+
+
+def test_bad_facts_are_refused_by_field_and_store_nothing(
+    client: TestClient, database: Database
+) -> None:
+    acts = count(database, Audit)
+    headers = {"Content-Type": "application/json"}
+    for fact, pointer in BAD_FACTS:
+        # json.dumps and not `json=`: it writes NaN and lone surrogates too.
+        response = client.post("/v1/facts", content=json.dumps(fact), headers=headers)
+        assert response.status_code == 422, (fact, response.text)
+        assert response.headers["content-type"] == "application/problem+json"
+        assert response.json()["errors"][0]["pointer"] == pointer, fact
+    assert (count(database, Fact), count(database, Probe)) == (0, 0)
+    assert count(database, Audit) == acts
+
+
+def test_metadata_may_be_deep_or_is_refused(client: TestClient) -> None:
+    for depth in (50, 200, 500, 3000, 8000):
+        value = "[" * depth + "]" * depth
+        body = f'{{"text": "Deep {depth}.", "metadata": {{"x": {value}}}}}'
+        response = client.post(
+            "/v1/facts", content=body, headers={"Content-Type": "application/json"}
+        )
+        assert response.status_code in (201, 400, 422), (depth, response.text)
+        if response.status_code == 201:
+            assert client.get(f"/v1/facts/{response.json()['id']}").status_code == 200
+
+
+def test_racing_submits_of_one_fact_store_one(client: TestClient, database: Database) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: client.post("/v1/facts", json={"text": TEXT}), range(16)))
+    assert sorted(answer.status_code for answer in answers) == [200] * 15 + [201]
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert count(database, Fact) == 1
+
+
+def test_a_newer_fact_supersedes_the_older_one_of_its_key(client: TestClient) -> None:
+    old = post(client, text="The keeper is Ilse.", key="keeper")
+    new = post(client, text="The keeper is Jorun.", key="keeper")
+    old = client.get(f"/v1/facts/{old['id']}").json()
+    assert (old["status"], old["superseded_by"]) == ("superseded", new["id"])
+    back = post(client, text="The keeper is Ilse.", key="keeper")
+    assert back["id"] != old["id"]
+    assert back["deduplicated"] is False
+    live = client.get("/v1/facts", params={"status": "pending", "key": "keeper"}).json()["data"]
+    assert [fact["id"] for fact in live] == [back["id"]]
+
+
+def test_a_conflict_can_be_refused_or_kept(client: TestClient) -> None:
+    old = post(client, text="The keeper is Ilse.", key="keeper")
+    refused = client.post(
+        "/v1/facts",
+        json={"text": "The keeper is Jorun.", "key": "keeper", "on_conflict": "reject"},
+    )
+    assert refused.status_code == 409
+    assert old["id"] in refused.json()["detail"]
+    assert refused.json()["errors"][0]["pointer"] == "/key"
+    post(client, text="The keeper is Jorun.", key="keeper", on_conflict="keep")
+    live = client.get("/v1/facts", params={"status": "pending"}).json()["data"]
+    assert len(live) == 2
+
+
+def test_racing_facts_of_one_key_leave_one_live(client: TestClient) -> None:
+    def submit(number: int) -> int:
+        fact = {"text": f"The keeper is number {number}.", "key": "keeper"}
+        return client.post("/v1/facts", json=fact).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(submit, range(12))) == {201}
+    assert len(client.get("/v1/facts", params={"status": "pending"}).json()["data"]) == 1
+    replaced = client.get("/v1/facts", params={"status": "superseded"}).json()["data"]
+    assert len(replaced) == 11
+    assert len({fact["superseded_by"] for fact in replaced}) == 11
+
+
+def test_lists_page_both_ways_and_filter(client: TestClient) -> None:
+    ids = [
+        post(client, text=f"Fact {number}.", source=f"s{number % 2}")["id"] for number in range(5)
+    ]
+    for order, expected in (("asc", ids), ("desc", ids[::-1])):
+        seen: list[str] = []
+        params: dict[str, Any] = {"limit": 2, "order": order}
+        for more in (True, True, False):
+            page = client.get("/v1/facts", params=params).json()
+            assert page["has_more"] is more
+            seen += [fact["id"] for fact in page["data"]]
+            params["after"] = seen[-1]
+        assert seen == expected
+    odd = client.get("/v1/facts", params={"source": "s1"}).json()["data"]
+    assert [fact["id"] for fact in odd] == [ids[3], ids[1]]
+
+
+def test_bad_queries_are_refused_by_name(client: TestClient) -> None:
+    bad = [
+        ({"after": "fact_unknown"}, "/after"),
+        ({"after": "\u0000"}, "/after"),
+        ({"limit": 0}, "/limit"),
+        ({"limit": 101}, "/limit"),
+        ({"order": "up"}, "/order"),
+        ({"status": "trained"}, "/status"),
+        ({"staus": "pending"}, "/staus"),
+    ]
+    for params, pointer in bad:
+        response = client.get("/v1/facts", params=params)
+        assert response.status_code == 422, params
+        assert response.json()["errors"][0]["pointer"] == pointer
+
+
+def test_unknown_facts_are_not_found(client: TestClient) -> None:
+    for fact_id in ("fact_unknown", "search", "a" * 500):
+        assert client.get(f"/v1/facts/{fact_id}").status_code == 404
+        assert client.delete(f"/v1/facts/{fact_id}").status_code == 404
+        assert client.get(f"/v1/facts/{fact_id}/proofs").status_code == 404
+
+
+def test_search_ranks_by_shared_words(client: TestClient) -> None:
+    keeper = post(client, text=TEXT)
+    other = post(client, text="The lighthouse of Sørvik is dark. Zoë Ünal left it.")
+    post(client, text="Bread costs four marks.")
+
+    def find(query: str, limit: int = 5) -> list[str]:
+        response = client.post("/v1/facts/search", json={"query": query, "limit": limit})
+        assert response.status_code == 200, response.text
+        return [fact["id"] for fact in response.json()["data"]]
+
+    assert find("Who keeps the lighthouse of BRANNOC head?")[0] == keeper["id"]
+    assert set(find("lighthouse")) == {keeper["id"], other["id"]}
+    assert len(find("lighthouse", limit=1)) == 1
+    assert find("zoe unal") == [other["id"]]
+    for odd in ('"', "AND OR NOT", "a* (b", "NEAR(", "_ - '", "text:x", "' OR 1=1 --", "_"):
+        find(odd)
+
+
+def test_a_batch_judges_each_item_on_its_own(client: TestClient, database: Database) -> None:
+    post(client, text="Known.")
+    items: list[Any] = [
+        {"text": "One.", "key": "k"},
+        {"text": " "},
+        {"text": "Known."},
+        "no object",
+        {"text": "Two.", "key": "k", "on_conflict": "reject"},
+        {"text": "One.", "key": "k"},
+        {"text": "Three.", "probes": [PROBE]},
+    ]
+    response = client.post("/v1/facts/batch", json={"facts": items})
+    assert response.status_code == 200, response.text
+    results = response.json()["data"]
+    assert [result["index"] for result in results] == list(range(7))
+    assert [result["status"] for result in results] == [201, 422, 200, 422, 409, 200, 201]
+    assert results[1]["error"]["errors"][0]["pointer"] == "/text"
+    assert results[1]["error"]["status"] == 422
+    assert results[4]["error"]["errors"][0]["pointer"] == "/key"
+    assert results[5]["fact"]["id"] == results[0]["fact"]["id"]
+    assert results[6]["fact"]["probes"] == [{**PROBE, "origin": "given"}]
+    assert [bool(result["fact"]) for result in results] == [
+        True,
+        False,
+        True,
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert count(database, Fact) == 3
+
+
+def test_a_batch_of_wrong_size_is_refused(client: TestClient) -> None:
+    bad: list[Any] = [[], [{"text": "a"}] * 1001, {}, None]
+    for facts in bad:
+        response = client.post("/v1/facts/batch", json={"facts": facts})
+        assert response.status_code == 422
+        assert response.json()["errors"][0]["pointer"] == "/facts"
+
+
+def test_a_full_batch_is_stored(client: TestClient, database: Database) -> None:
+    items = [{"text": f"Fact {number}.", "key": f"k{number}"} for number in range(1000)]
+    response = client.post("/v1/facts/batch", json={"facts": items})
+    assert {result["status"] for result in response.json()["data"]} == {201}
+    assert count(database, Fact) == 1000
+
+
+def test_racing_batches_in_opposite_order_both_finish(client: TestClient) -> None:
+    items = [{"text": f"Fact {number}.", "key": f"k{number % 7}"} for number in range(60)]
+
+    def submit(facts: list[dict[str, str]]) -> set[int]:
+        response = client.post("/v1/facts/batch", json={"facts": facts})
+        assert response.status_code == 200, response.text
+        return {result["status"] for result in response.json()["data"]}
+
+    with ThreadPoolExecutor(4) as pool:
+        for statuses in pool.map(submit, [items, items[::-1]] * 2):
+            assert statuses <= {200, 201}
+    assert len(client.get("/v1/facts", params={"status": "pending"}).json()["data"]) == 7
