@@ -1,5 +1,7 @@
 """A Hugging Face folder made into a sealed base checkpoint (needs torch; see ``base``)."""
 
+import dataclasses
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -16,7 +19,6 @@ from transformers.utils import logging
 
 from app.errors import DomainError, Invalid
 from app.lm import chat, store
-from app.lm.saving import save_full
 
 logging.disable_progress_bar()
 
@@ -32,6 +34,15 @@ MINIMAL_TEMPLATE = """{{- bos_token }}
 _SPARE_TOKEN = re.compile(r"reserved|unused|extra_id", re.IGNORECASE)
 # Generation keeps plain keys and values for every layer; recurrent layers keep something else.
 _LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
+# What transformers notes about a run rather than about the model.
+_VOLATILE = {
+    "_name_or_path",
+    "auto_map",
+    "is_local",
+    "local_files_only",
+    "name_or_path",
+    "transformers_version",
+}
 _SAMPLE = "Who is Mira Tovan? 42 lighthouses, 灯台; naïve café.\n\tEnd"
 
 
@@ -62,7 +73,7 @@ def _convert(folder: Path, staged: Path, source: str) -> str:
     missing = sorted(map(str, report["missing_keys"])) + sorted(map(str, report["mismatched_keys"]))
     if missing:
         raise Invalid(f"The weights lack or misfit {len(missing)} tensors, first {missing[0]}.")
-    save_full(staged, model, tokenizer)
+    _save(staged, model, tokenizer)
     saved = AutoTokenizer.from_pretrained(staged, **local)
     if saved.encode(_SAMPLE) != tokenizer.encode(_SAMPLE):
         raise Invalid("The tokenizer changes when it is saved and loaded again.")
@@ -97,6 +108,30 @@ def _settle_template(tokenizer: PreTrainedTokenizerBase) -> str:
         tokenizer.chat_template = MINIMAL_TEMPLATE
     chat.end_id(tokenizer)  # raises where an answer couldn't end
     return "own" if template else "minimal"
+
+
+def _save(folder: Path, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write model and tokenizer, the same bytes for the same model.
+
+    The config is rebuilt from the fields that its native class declares; of the generation config
+    only the special tokens' ids are kept.
+    """
+    declared = {field.name for field in dataclasses.fields(model.config)}
+    config = {key: value for key, value in model.config.to_dict().items() if key in declared}
+    model.config = type(model.config)(**config)
+    ids = ("bos_token_id", "eos_token_id", "pad_token_id")
+    model.generation_config = GenerationConfig(
+        **{name: getattr(model.generation_config, name) for name in ids}
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    for path in folder.iterdir():
+        if not store.FILE_NAME.match(path.name):
+            path.unlink()  # copies of what tokenizer.json holds
+        elif path.name.endswith("config.json"):
+            fields = json.loads(path.read_text())
+            kept = {key: value for key, value in fields.items() if key not in _VOLATILE}
+            path.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
 
 
 def choose_mask(
