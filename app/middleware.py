@@ -1,5 +1,6 @@
 """Around every request: its id, its metrics, and a problem instead of a bare 413."""
 
+import logging
 import re
 import time
 from typing import Any
@@ -10,8 +11,9 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.ids import new_id
-from app.problems import problem
+from app.problems import problem, unexpected
 
+log = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -58,6 +60,11 @@ class AroundRequest:
         started = time.perf_counter()
         try:
             await self.app(scope, receive, answer.send)
+        except Exception:
+            log.exception("unexpected error in request %s", request_id)
+            if answer.started:  # too late for another answer: the server cuts the connection
+                raise
+            await unexpected(Request(scope))(scope, receive, answer.send)
         finally:
             # A path that no route knows is counted under one name, or scans would fill the memory.
             route = getattr(scope.get("route"), "path", "unknown")
@@ -70,15 +77,15 @@ class _Answer:
     def __init__(self, scope: Scope, send: Send, request_id: str) -> None:
         self.scope, self._send, self.request_id = scope, send, request_id
         self.status = 500
-        self._replaced = False
+        self.started = self._replaced = False
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status = message["status"]
+            self.started, self.status = True, message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-ID"] = self.request_id
             # The framework's own size limit answers in plain text.
-            if self.status == 413 and headers["content-type"].startswith("text/plain"):
+            if self.status == 413 and headers.get("content-type", "").startswith("text/plain"):
                 self._replaced = True
                 await self._send_problem()
         if not self._replaced:

@@ -109,15 +109,20 @@ def pointer(loc: Sequence[int | str]) -> str:
     return text[:MOST_POINTER].encode(errors="replace").decode()
 
 
+def unexpected(request: Request) -> JSONResponse:
+    """Build the answer to an error that nobody foresaw; it tells nothing of what happened."""
+    detail = "Something went wrong here; quote the request id when you report it."
+    return problem(request, 500, detail, title=DomainError.title)
+
+
 def install(app: FastAPI) -> None:
-    """Answer every exception with a problem."""
+    """Answer every foreseen exception with a problem; `middleware` answers the others."""
     app.add_exception_handler(DomainError, _domain)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(DataError, _data)
     for kind in (OperationalError, InterfaceError, TimeoutError):
         app.add_exception_handler(kind, _database)
-    app.add_exception_handler(Exception, _unexpected)
 
 
 def _domain(request: Request, exc: Exception) -> JSONResponse:
@@ -154,9 +159,3 @@ def _database(request: Request, exc: Exception) -> JSONResponse:
     log.error("database unavailable", exc_info=exc)
     detail = "The database can't be reached right now; try again."
     return problem(request, 503, detail, title="Unavailable", headers={"Retry-After": "1"})
-
-
-def _unexpected(request: Request, exc: Exception) -> JSONResponse:
-    log.error("unexpected error", exc_info=exc)
-    detail = "Something went wrong here; quote the request id when you report it."
-    return problem(request, 500, detail, title="Internal error")

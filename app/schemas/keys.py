@@ -3,8 +3,9 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from app.db import utc_now
 from app.schemas.common import Input, Line, Output, Time
 from app.services.keys import Scope
 
@@ -15,6 +16,13 @@ class KeyIn(Input):
     name: Annotated[Line, Field(max_length=100)] = Field(examples=["support chatbot"])
     scopes: list[Scope] = Field(min_length=1, description="`admin` implies all others")
     expires_at: Time | None = None
+
+    @field_validator("expires_at")
+    @classmethod
+    def _check_expiry(cls, expires_at: datetime | None) -> datetime | None:
+        if expires_at and expires_at <= utc_now():
+            raise ValueError("lies in the past")
+        return expires_at
 
 
 class KeyOut(Output):

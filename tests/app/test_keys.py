@@ -1,0 +1,99 @@
+import hashlib
+from collections.abc import Callable
+from datetime import timedelta
+
+from fastapi.testclient import TestClient
+from sqlalchemy import select
+
+from app.db import Database, utc_now
+from app.models import Key
+
+
+def test_a_key_is_made_used_and_revoked(client: TestClient, database: Database) -> None:
+    made = client.post("/v1/keys", json={"name": "bot", "scopes": ["facts:read", "facts:read"]})
+    assert made.status_code == 201
+    key = made.json()
+    secret = key.pop("secret")
+    assert secret.startswith("alm_")
+    assert (key["object"], key["name"], key["scopes"]) == ("key", "bot", ["facts:read"])
+    theirs = {"Authorization": f"Bearer {secret}"}
+    assert client.get("/v1/facts", headers=theirs).status_code == 200
+    refused = client.post("/v1/facts", json={"text": "One."}, headers=theirs)
+    assert refused.status_code == 403
+    assert "facts:write" in refused.json()["detail"]
+
+    with database.reading() as session:
+        row = session.get_one(Key, key["id"])
+        assert row.digest == hashlib.sha256(secret.encode()).hexdigest()
+    listed = client.get("/v1/keys")
+    assert listed.json()["data"][0] == key
+    assert secret not in listed.text
+
+    for _ in range(2):
+        revoked = client.delete(f"/v1/keys/{key['id']}")
+        assert revoked.status_code == 200
+        assert revoked.json()["revoked_at"]
+    assert client.get("/v1/facts", headers=theirs).status_code == 401
+    acts = client.get("/v1/audit", params={"subject": key["id"]}).json()["data"]
+    assert [act["act"] for act in acts] == ["key.revoke", "key.create"]
+    assert secret not in str(acts)
+
+
+def test_only_the_whole_right_secret_opens(
+    anonymous: TestClient, make_secret: Callable[..., str]
+) -> None:
+    secret = make_secret("facts:read")
+    other = make_secret("facts:read")
+    bad = [
+        "",
+        "Bearer",
+        "Bearer x",
+        f"Basic {secret}",
+        f"Bearer {secret[:-1]}",
+        f"Bearer {secret}0",
+        f"Bearer {secret.upper()}",
+        f"Bearer {secret.rsplit('_', 1)[0]}_{other.rsplit('_', 1)[1]}",
+        f"Bearer alm_{'0' * 24}_{'0' * 64}",
+        f"Bearer {secret}, Bearer {other}",
+    ]
+    for value in bad:
+        response = anonymous.get("/v1/facts", headers={"Authorization": value})
+        assert response.status_code == 401, value
+    assert anonymous.get("/v1/facts", headers={"Authorization": f"bearer {secret}"}).is_success
+    assert anonymous.get("/v1/facts", params={"api_key": secret}).status_code == 401
+
+
+def test_an_expired_key_opens_nothing(
+    anonymous: TestClient, database: Database, make_secret: Callable[..., str]
+) -> None:
+    headers = {"Authorization": f"Bearer {make_secret('facts:read')}"}
+    for age, status in ((-60, 200), (1, 401)):
+        with database.transaction() as session:
+            session.scalars(select(Key)).one().expires_at = utc_now() - timedelta(seconds=age)
+        assert anonymous.get("/v1/facts", headers=headers).status_code == status
+
+
+def test_bad_keys_are_refused_by_field(client: TestClient) -> None:
+    for body, pointer in (
+        ({"scopes": ["qa"]}, "/name"),
+        ({"name": " ", "scopes": ["qa"]}, "/name"),
+        ({"name": "a", "scopes": []}, "/scopes"),
+        ({"name": "a", "scopes": ["everything"]}, "/scopes/0"),
+        ({"name": "a", "scopes": ["qa"], "secret": "mine"}, "/secret"),
+        ({"name": "a", "scopes": ["qa"], "expires_at": "soon"}, "/expires_at"),
+        ({"name": "a", "scopes": ["qa"], "expires_at": "2020-01-01T00:00:00Z"}, "/expires_at"),
+    ):
+        response = client.post("/v1/keys", json=body)
+        assert response.status_code == 422, body
+        assert response.json()["errors"][0]["pointer"] == pointer
+    assert client.delete("/v1/keys/key_unknown").status_code == 404
+    assert len(client.get("/v1/keys").json()["data"]) == 1
+
+
+def test_only_administrators_manage_keys_and_read_the_trail(
+    anonymous: TestClient, make_secret: Callable[..., str]
+) -> None:
+    scopes = ("facts:write", "facts:read", "updates:write", "updates:read", "qa")
+    headers = {"Authorization": f"Bearer {make_secret(*scopes)}"}
+    for method, path in (("GET", "/v1/keys"), ("POST", "/v1/keys"), ("GET", "/v1/audit")):
+        assert anonymous.request(method, path, headers=headers).status_code == 403
