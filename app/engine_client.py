@@ -17,21 +17,29 @@ HEALTH_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True)
-class Completion:
-    """One whole answer; `finish_reason` is `stop` or `length`."""
+class Usage:
+    """Tokens read and written."""
 
-    text: str
-    finish_reason: str
     prompt_tokens: int
     completion_tokens: int
 
 
 @dataclass(frozen=True)
+class Completion:
+    """One whole answer; `finish_reason` is `stop` or `length`."""
+
+    text: str
+    finish_reason: str
+    usage: Usage
+
+
+@dataclass(frozen=True)
 class Delta:
-    """A piece of an answer; the last one has a finish_reason."""
+    """A piece of an answer; one of the last two has a finish_reason, the last one the usage."""
 
     text: str
     finish_reason: str | None = None
+    usage: Usage | None = None
 
 
 class EngineClient:
@@ -61,10 +69,10 @@ class EngineClient:
         self,
         digest: str,
         messages: Sequence[Message],
-        max_tokens: int,
+        max_tokens: int | None,
         temperature: float = 0.0,
     ) -> Completion:
-        """Answer a chat, greedily at temperature 0."""
+        """Answer a chat, greedily at temperature 0; the engine limits what `max_tokens` doesn't."""
         body = _body(digest, messages, max_tokens, temperature)
         with _mapped():
             response = await self._send(body)
@@ -78,11 +86,12 @@ class EngineClient:
         self,
         digest: str,
         messages: Sequence[Message],
-        max_tokens: int,
+        max_tokens: int | None,
         temperature: float = 0.0,
     ) -> AsyncGenerator[Delta]:
         """Yield the answer piece by piece; close the iterator to stop the engine's work on it."""
-        body = {**_body(digest, messages, max_tokens, temperature), "stream": True}
+        body = _body(digest, messages, max_tokens, temperature)
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
         with _mapped():
             response = await self._send(body)
             try:
@@ -115,7 +124,7 @@ class EngineClient:
         self,
         digest: str,
         messages: Sequence[Message],
-        max_tokens: int,
+        max_tokens: int | None,
         temperature: float = 0.0,
     ) -> Completion:
         """Answer a chat from a thread."""
@@ -148,14 +157,10 @@ class EngineClient:
 
 
 def _body(
-    digest: str, messages: Sequence[Message], max_tokens: int, temperature: float
+    digest: str, messages: Sequence[Message], max_tokens: int | None, temperature: float
 ) -> dict[str, Any]:
-    return {
-        "model": digest,
-        "messages": list(messages),
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-    }
+    body = {"model": digest, "messages": list(messages), "temperature": temperature}
+    return body if max_tokens is None else {**body, "max_tokens": max_tokens}
 
 
 def _completion(response: httpx.Response) -> Completion:
@@ -163,13 +168,13 @@ def _completion(response: httpx.Response) -> Completion:
         raise _refusal(response)
     with _mapped():
         answer = response.json()
-        choice, usage = answer["choices"][0], answer["usage"]
-        return Completion(
-            choice["message"]["content"] or "",
-            choice["finish_reason"],
-            usage["prompt_tokens"],
-            usage["completion_tokens"],
-        )
+        choice = answer["choices"][0]
+        text = choice["message"]["content"] or ""
+        return Completion(text, choice["finish_reason"], _usage(answer["usage"]))
+
+
+def _usage(counts: dict[str, int]) -> Usage:
+    return Usage(counts["prompt_tokens"], counts["completion_tokens"])
 
 
 async def _deltas(response: httpx.Response) -> AsyncGenerator[Delta]:
@@ -185,6 +190,8 @@ async def _deltas(response: httpx.Response) -> AsyncGenerator[Delta]:
             raise Unavailable(f"The engine failed while answering: {event['error']['message']}")
         for choice in event["choices"]:
             yield Delta(choice["delta"].get("content") or "", choice["finish_reason"])
+        if not event["choices"] and event.get("usage"):
+            yield Delta("", usage=_usage(event["usage"]))
     raise Unavailable("The engine broke off while answering.")
 
 
@@ -198,7 +205,7 @@ def _refusal(response: httpx.Response) -> DomainError:
         with suppress(ValueError):
             error.retry_after_s = max(1, int(response.headers.get("Retry-After", "1")))
         return error
-    return Unavailable(f"The engine can't answer with this checkpoint now: {message}")
+    return Unavailable(f"The engine can't answer now: {message}")
 
 
 def _message(response: httpx.Response) -> str:

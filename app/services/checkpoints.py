@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, selectinload
 
 from app.errors import Conflict, NotFound, Unavailable
 from app.models import Activation, Checkpoint, Fact, UpdateFact
+from app.models.base import JsonObject
 from app.services import activations, audit
 from app.services.audit import SYSTEM, Actor
 from app.services.pages import Page, fetch_page
@@ -87,7 +88,7 @@ def _pinned(session: Session, version: int) -> Checkpoint:
 
 
 def list_facts(session: Session, version: int, page: Page) -> tuple[Sequence[Fact], bool]:
-    """Return one page of the facts that are proven in a version's lineage."""
+    """Return one page of the facts proven in a version's lineage, with their probes."""
     get(session, version)
     tree = activations.ancestry(Checkpoint.version == version)
     proven = (
@@ -95,25 +96,16 @@ def list_facts(session: Session, version: int, page: Page) -> tuple[Sequence[Fac
         .join(Checkpoint, Checkpoint.update_id == UpdateFact.update_id)
         .where(UpdateFact.proven.is_(True), Checkpoint.version.in_(select(tree.c.version)))
     )
-    return fetch_page(session, Fact, page, [Fact.id.in_(proven)])
+    return fetch_page(session, Fact, page, [Fact.id.in_(proven)], [selectinload(Fact.probes)])
 
 
-def change(
-    session: Session,
-    actor: Actor,
-    version: int,
-    *,
-    label: str | None = None,
-    protected: bool | None = None,
-) -> Checkpoint:
-    """Set a checkpoint's label (empty: none) or protection; None leaves as it is; audited."""
+def change(session: Session, actor: Actor, version: int, changes: JsonObject) -> Checkpoint:
+    """Set a checkpoint's `label` or `protected` to what `changes` says; audited."""
     checkpoint = get(session, version)
-    before = {"label": checkpoint.label, "protected": checkpoint.protected}
-    if label is not None:
-        checkpoint.label = label or None
-    if protected is not None:
-        checkpoint.protected = protected
-    after = {"label": checkpoint.label, "protected": checkpoint.protected}
-    if after != before:
-        audit.record(session, actor, "checkpoint.change", f"v{version}", before=before, after=after)
+    before = {name: getattr(checkpoint, name) for name in changes}
+    if changes != before:
+        for name, value in changes.items():
+            setattr(checkpoint, name, value)
+        act, subject = "checkpoint.change", f"v{version}"
+        audit.record(session, actor, act, subject, before=before, after=changes)
     return checkpoint

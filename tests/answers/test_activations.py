@@ -122,7 +122,7 @@ def test_a_loser_keeps_a_usable_transaction(ledger):
         row = Activation(previous_id=stale.id, version=2, kind="automatic", actor="update_1")
         with pytest.raises(CurrentMoved):
             activations.append(session, row)
-        checkpoints.change(session, ANNA, 2, label="held")
+        checkpoints.change(session, ANNA, 2, {"label": "held"})
     assert now(ledger) == 1
     with ledger.reading() as session:
         assert checkpoints.get(session, 2).label == "held"

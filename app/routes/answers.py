@@ -1,0 +1,173 @@
+"""Questions: ours, and OpenAI's chat completions over the same versions and overlay."""
+
+import json
+import re
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Response
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from app.config import Settings
+from app.db import Database
+from app.deps import DatabaseDep, EngineDep, ReaderDep, SettingsDep, needs
+from app.engine_client import Delta, Usage
+from app.errors import DomainError, Invalid, NotFound
+from app.ids import new_id
+from app.models import Checkpoint
+from app.prompts import ask
+from app.schemas.answers import (
+    AnswerOut,
+    ChatIn,
+    ChatOut,
+    Choice,
+    ChoiceMessage,
+    ModelOut,
+    QuestionIn,
+    SupportOut,
+    UsageOut,
+)
+from app.schemas.common import ListOf
+from app.services import answers, checkpoints
+from app.services.answers import Bound
+
+CURRENT = "current"
+_PINNED = re.compile(r"v(0|[1-9][0-9]{0,8})")
+router = APIRouter(tags=["answers"], dependencies=[Depends(needs("qa"))])
+
+
+@router.post("/qa")
+async def answer_question(
+    body: QuestionIn,
+    database: DatabaseDep,
+    engine: EngineDep,
+    settings: SettingsDep,
+    response: Response,
+) -> AnswerOut:
+    """Answer a question and say which version did, from its weights or from waiting facts."""
+    started = time.perf_counter()
+    _check_limit(settings, "max_tokens", body.max_tokens)
+    wanted = body.version is None if body.overlay is None else body.overlay
+    max_facts = settings.overlay_facts if wanted else 0
+    bound = await run_in_threadpool(_bind, database, body.question, body.version, max_facts)
+    chat = ask(body.question)
+    bound, found = await answers.complete(engine, bound, chat, body.max_tokens)
+    response.headers["X-Model-Version"] = str(bound.version)
+    return AnswerOut(
+        id=new_id("answer"),
+        answer=found.text.strip(),
+        version=bound.version,
+        checkpoint=bound.digest,
+        source="overlay" if bound.facts else "weights",
+        facts=[SupportOut.model_validate(fact) for fact in bound.facts],
+        latency_ms=round((time.perf_counter() - started) * 1000),
+    )
+
+
+@router.post(
+    "/chat/completions",
+    response_model=ChatOut,
+    responses={200: {"content": {"text/event-stream": {}}, "description": "Whole or streamed"}},
+)
+async def complete_chat(
+    body: ChatIn, database: DatabaseDep, engine: EngineDep, settings: SettingsDep
+) -> Response:
+    """Answer like OpenAI's route: `current` with the overlay, `v7` from that version's weights."""
+    _check_limit(settings, "max_tokens", body.max_tokens)
+    _check_limit(settings, "max_completion_tokens", body.max_completion_tokens)
+    chat = [message.message() for message in body.messages]
+    version = _version_of(body.model)
+    asks = version is None and chat[-1]["role"] == "user"
+    max_facts = settings.overlay_facts if asks else 0
+    bound = await run_in_threadpool(_bind, database, chat[-1]["content"], version, max_facts)
+    asked = (engine, bound, chat, body.max_completion_tokens or body.max_tokens, body.temperature)
+    head = {"id": new_id("chatcmpl"), "created": int(time.time()), **_name(bound)}
+    headers = {"X-Model-Version": str(bound.version)}
+    if body.stream:
+        _, deltas = await answers.stream(*asked)
+        usage = body.stream_options is not None and body.stream_options.include_usage
+        events = _events(head, deltas, with_usage=usage)
+        return StreamingResponse(events, headers=headers, media_type="text/event-stream")
+    _, found = await answers.complete(*asked)
+    message = ChoiceMessage(content=found.text)
+    choice = Choice(message=message, finish_reason=found.finish_reason)
+    whole = ChatOut(**head, choices=[choice], usage=_usage(found.usage))
+    return Response(whole.model_dump_json(), headers=headers, media_type="application/json")
+
+
+@router.get("/models")
+def list_models(session: ReaderDep) -> ListOf[ModelOut]:
+    """List `current` and every version that can be pinned, newest first."""
+    ready = [_model(f"v{row.version}", row) for row in checkpoints.list_ready(session)]
+    return ListOf(data=[_model(CURRENT, checkpoints.resolve(session, None)), *ready])
+
+
+@router.get("/models/{model}")
+def get_model(model: Annotated[str, Path(max_length=40)], session: ReaderDep) -> ModelOut:
+    """Read one model's name."""
+    return _model(model, checkpoints.resolve(session, _version_of(model)))
+
+
+def _bind(database: Database, question: str, version: int | None, max_facts: int) -> Bound:
+    with database.reading() as session:
+        return answers.bind(session, question, version=version, max_facts=max_facts)
+
+
+def _check_limit(settings: Settings, field: str, given: int | None) -> None:
+    if given is not None and given > settings.max_tokens:
+        raise Invalid(f"must be at most {settings.max_tokens}", pointer=f"/{field}")
+
+
+def _version_of(model: str) -> int | None:
+    """Read a model's name; None: the current version."""
+    if model == CURRENT:
+        return None
+    match = _PINNED.fullmatch(model)
+    if match is None:
+        raise NotFound(f"There is no model `{model}`; name `current` or a version such as `v7`.")
+    return int(match[1])
+
+
+def _model(name: str, row: Checkpoint) -> ModelOut:
+    return ModelOut(id=name, created=int(row.created_at.timestamp()), root=row.digest)
+
+
+def _name(bound: Bound) -> dict[str, str]:
+    return {"model": f"v{bound.version}", "system_fingerprint": bound.digest[:12]}
+
+
+def _usage(usage: Usage) -> UsageOut:
+    read, written = usage.prompt_tokens, usage.completion_tokens
+    return UsageOut(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
+
+
+async def _events(
+    head: dict[str, Any], deltas: AsyncGenerator[Delta], *, with_usage: bool
+) -> AsyncGenerator[str]:
+    """Yield OpenAI's chunks; an engine that breaks off is told as an `error` event."""
+    head = {**head, "object": "chat.completion.chunk"}
+    role = {"role": "assistant"}
+    async with aclosing(deltas):
+        try:
+            async for delta in deltas:
+                if delta.usage is not None:
+                    if with_usage:
+                        yield _event(
+                            {**head, "choices": [], "usage": _usage(delta.usage).model_dump()}
+                        )
+                    continue
+                content = {**role, "content": delta.text} if delta.text or role else {}
+                role = {}
+                choice = {"index": 0, "delta": content, "finish_reason": delta.finish_reason}
+                yield _event({**head, "choices": [choice]})
+        except DomainError as error:
+            yield _event({"error": {"message": error.detail, "type": "server_error"}})
+            return
+    yield "data: [DONE]\n\n"
+
+
+def _event(body: dict[str, Any]) -> str:
+    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"

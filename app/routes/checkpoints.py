@@ -1,0 +1,145 @@
+"""Checkpoints: list, read, label, activate, roll back."""
+
+from contextlib import suppress
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Query, Response
+
+from app.config import Settings
+from app.db import Database
+from app.deps import DatabaseDep, EngineDep, OnceDep, ReaderDep, SessionDep, SettingsDep, needs
+from app.engine_client import EngineClient
+from app.errors import Conflict
+from app.schemas.checkpoints import (
+    ActivateIn,
+    ActivationOut,
+    CheckpointChange,
+    CheckpointOut,
+    RollbackIn,
+)
+from app.schemas.common import ListOf, NumberedPageQuery, PageQuery
+from app.schemas.facts import FactOut, facts_out
+from app.services import activations, checkpoints
+from app.services.audit import Actor
+from app.services.standing import find_standings
+
+router = APIRouter(tags=["checkpoints"])
+Writer = Annotated[Actor, Depends(needs("checkpoints:write"))]
+Version = Annotated[int, Path(ge=0, le=2**31 - 1)]
+reads = [Depends(needs("checkpoints:read"))]
+
+
+@router.get("/checkpoints", dependencies=reads)
+def list_checkpoints(
+    query: Annotated[NumberedPageQuery, Query()], session: ReaderDep
+) -> ListOf[CheckpointOut]:
+    """List checkpoints, newest first."""
+    rows, has_more = checkpoints.list_checkpoints(session, query.page())
+    current = activations.current(session)
+    return ListOf(data=[CheckpointOut.of(row, current) for row in rows], has_more=has_more)
+
+
+@router.get("/checkpoints/{version}", dependencies=reads)
+def get_checkpoint(version: Version, session: ReaderDep) -> CheckpointOut:
+    """Read one checkpoint."""
+    return CheckpointOut.of(checkpoints.get(session, version), activations.current(session))
+
+
+@router.patch("/checkpoints/{version}")
+def change_checkpoint(
+    version: Version, body: CheckpointChange, session: SessionDep, actor: Writer
+) -> CheckpointOut:
+    """Change a checkpoint's label or its protection from deletion."""
+    changes = body.model_dump(exclude_unset=True)
+    row = checkpoints.change(session, actor, version, changes)
+    return CheckpointOut.of(row, activations.current(session))
+
+
+@router.get("/checkpoints/{version}/facts", dependencies=reads)
+def list_checkpoint_facts(
+    version: Version, query: Annotated[PageQuery, Query()], session: ReaderDep
+) -> ListOf[FactOut]:
+    """List the facts that are proven in this version or in one that it was trained from."""
+    rows, has_more = checkpoints.list_facts(session, version, query.page())
+    return ListOf(data=facts_out(rows, find_standings(session, rows)), has_more=has_more)
+
+
+@router.post("/checkpoints/{version}/activate", response_model=ActivationOut)
+def activate_checkpoint(
+    version: Version,
+    body: ActivateIn,
+    database: DatabaseDep,
+    engine: EngineDep,
+    settings: SettingsDep,
+    session: SessionDep,
+    actor: Writer,
+    once: OnceDep,
+) -> Response:
+    """Make a version current, once the engine has answered with it; current already: no change."""
+    _prove_servable(database, engine, settings, version)
+
+    def work() -> tuple[int, ActivationOut]:
+        row = activations.activate(
+            session,
+            actor,
+            version,
+            kind="manual",
+            reason=body.reason,
+            expected_current=body.expected_current,
+            allow_retracted=body.allow_retracted,
+        )
+        return 200, ActivationOut.of(row, activations.replaced_versions(session, [row]))
+
+    return once(work)
+
+
+@router.post("/rollback", response_model=ActivationOut)
+def roll_back(
+    body: RollbackIn,
+    database: DatabaseDep,
+    engine: EngineDep,
+    settings: SettingsDep,
+    session: SessionDep,
+    actor: Writer,
+    once: OnceDep,
+) -> Response:
+    """Go back to a version; facts, updates and newer checkpoints stay as they are."""
+    target = body.to
+    if target is None:
+        # Nowhere to go may be because this very request was done before: `once` knows.
+        with suppress(Conflict), database.reading() as reader:
+            target = activations.rollback_target(reader)
+    if target is not None:
+        _prove_servable(database, engine, settings, target)
+
+    def work() -> tuple[int, ActivationOut]:
+        row = activations.rollback(
+            session, actor, reason=body.reason, to=target, expected_current=body.expected_current
+        )
+        return 200, ActivationOut.of(row, activations.replaced_versions(session, [row]))
+
+    return once(work)
+
+
+@router.get("/activations", dependencies=reads)
+def list_activations(
+    query: Annotated[NumberedPageQuery, Query()], session: ReaderDep
+) -> ListOf[ActivationOut]:
+    """List what was current, newest first."""
+    rows, has_more = activations.list_activations(session, query.page())
+    replaced = activations.replaced_versions(session, rows)
+    return ListOf(data=[ActivationOut.of(row, replaced) for row in rows], has_more=has_more)
+
+
+def _prove_servable(
+    database: Database, engine: EngineClient, settings: Settings, version: int
+) -> None:
+    """Have the engine answer with a version that isn't current yet, while no transaction is open.
+
+    What the ledger would refuse anyway is left to it: its errors say more.
+    """
+    with database.reading() as session:
+        checkpoint = checkpoints.get(session, version)
+        current = activations.current(session)
+    if checkpoint.status == "ready" and (current is None or current.version != version):
+        engine.prove(checkpoint.digest, str(settings.store / "objects" / checkpoint.digest))

@@ -1,0 +1,91 @@
+"""Checkpoints and activations on the wire (DESIGN 8)."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field
+
+from app.models import Activation, Checkpoint
+from app.schemas.common import Input, Line, Output, Reason
+
+Version = Annotated[int, Field(ge=0, le=2**31 - 1, examples=[7])]
+
+
+class CheckpointOut(Output):
+    """Immutable weights under a number; 0 is the base model."""
+
+    version: int
+    object: Literal["checkpoint"] = "checkpoint"
+    digest: str = Field(description="SHA-256 of its manifest; the engine's name for it")
+    parent: int | None
+    status: Literal["ready", "rejected", "deleting", "deleted"]
+    is_current: bool
+    facts_count: int = Field(description="Facts proven in its lineage")
+    metrics: dict[str, Any]
+    created_at: datetime
+    update_id: str | None
+    kind: Literal["full", "adapter"]
+    label: str | None
+    protected: bool
+
+    @classmethod
+    def of(cls, row: Checkpoint, current: Activation | None) -> Self:
+        """Build from a row and the ledger's last one."""
+        fields = {name: getattr(row, name) for name in cls.model_fields if hasattr(row, name)}
+        return cls(**fields, is_current=current is not None and current.version == row.version)
+
+
+class CheckpointChange(Input):
+    """What can change about a checkpoint; a field left out stays as it is."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"label": "June release"}]})
+
+    label: Annotated[Line, Field(max_length=200)] | None = Field(None, description="null: none")
+    protected: bool = Field(False, description="Never deleted")
+
+
+class ActivateIn(Input):
+    """Why this version becomes current."""
+
+    reason: Reason
+    expected_current: Version | None = Field(None, description="409 unless this one is current")
+    allow_retracted: bool = Field(
+        False, description="Activate although it has learned facts that were retracted since"
+    )
+
+
+class RollbackIn(Input):
+    """Why to go back, and where to."""
+
+    reason: Reason
+    to: Version | None = Field(
+        None, description="Left out: the version that the last activation replaced"
+    )
+    expected_current: Version | None = Field(None, description="409 unless this one is current")
+
+
+class ActivationOut(Output):
+    """One row of the ledger of what was current."""
+
+    id: int
+    object: Literal["activation"] = "activation"
+    version: int
+    previous: int | None = Field(description="The version that it replaced")
+    kind: Literal["initial", "automatic", "manual", "rollback"]
+    reason: str | None
+    actor: str
+    at: datetime
+
+    @classmethod
+    def of(cls, row: Activation, replaced: Mapping[int, int]) -> Self:
+        """Build from a row and what `activations.replaced_versions` says about it."""
+        return cls(
+            id=row.id,
+            version=row.version,
+            previous=replaced.get(row.id),
+            kind=row.kind,
+            reason=row.reason,
+            actor=row.actor,
+            at=row.at,
+        )

@@ -1,0 +1,111 @@
+"""Answers: a question bound to one version and to waiting facts, then asked to the engine."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from sqlalchemy.orm import Session
+
+from app.engine_client import Completion, Delta, EngineClient
+from app.errors import Invalid
+from app.prompts import Message, ask
+from app.services import checkpoints, overlay
+
+MAX_QUESTION = 8 * 1024  # bytes of UTF-8
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Support:
+    """A fact that was given in context."""
+
+    id: str
+    text: str
+    status: str
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The version that answers, whatever becomes current meanwhile, and the facts it is given."""
+
+    version: int
+    digest: str
+    facts: tuple[Support, ...] = ()
+
+    def prompt(self, chat: Sequence[Message]) -> list[Message]:
+        """Put the facts into the chat's last message."""
+        if not self.facts:
+            return list(chat)
+        return [*chat[:-1], *ask(chat[-1]["content"], [fact.text for fact in self.facts])]
+
+
+def bind(session: Session, question: str, *, version: int | None, max_facts: int) -> Bound:
+    """Choose the version (None: current) and at most `max_facts` facts of the overlay.
+
+    Raises as `checkpoints.resolve`. What is too long to be a question gets no facts.
+    """
+    facts: tuple[Support, ...] = ()
+    # Facts before version: a fact learned in between is then given as well, never missed.
+    if max_facts and len(question.encode()) <= MAX_QUESTION:
+        found = overlay.find(session, question, max_facts)
+        facts = tuple(Support(fact.id, fact.text, _status(fact.status)) for fact in found)
+    checkpoint = checkpoints.resolve(session, version)
+    return Bound(checkpoint.version, checkpoint.digest, facts)
+
+
+def _status(stored: str) -> str:
+    return "held" if stored == "trained" else stored  # no other trained fact is in the overlay
+
+
+async def complete(
+    engine: EngineClient,
+    bound: Bound,
+    chat: Sequence[Message],
+    max_tokens: int | None,
+    temperature: float = 0.0,
+) -> tuple[Bound, Completion]:
+    """Return the whole answer, and the binding with the facts that were given in the end."""
+
+    async def attempt(bound: Bound) -> Completion:
+        messages = bound.prompt(chat)
+        return await engine.complete(bound.digest, messages, max_tokens, temperature)
+
+    return await _fitting(bound, attempt)
+
+
+async def stream(
+    engine: EngineClient,
+    bound: Bound,
+    chat: Sequence[Message],
+    max_tokens: int | None,
+    temperature: float = 0.0,
+) -> tuple[Bound, AsyncGenerator[Delta]]:
+    """Return once the answer has begun, so that what fails before has its own status."""
+
+    async def attempt(bound: Bound) -> AsyncGenerator[Delta]:
+        messages = bound.prompt(chat)
+        deltas = engine.stream(bound.digest, messages, max_tokens, temperature)
+        return _joined(await anext(deltas), deltas)
+
+    return await _fitting(bound, attempt)
+
+
+async def _joined(first: Delta, rest: AsyncGenerator[Delta]) -> AsyncGenerator[Delta]:
+    async with aclosing(rest):
+        yield first
+        async for delta in rest:
+            yield delta
+
+
+async def _fitting(
+    bound: Bound, attempt: Callable[[Bound], Awaitable[Answer]]
+) -> tuple[Bound, Answer]:
+    """Ask with fewer and fewer facts while the engine refuses: its context may be too short."""
+    while True:
+        try:
+            return bound, await attempt(bound)
+        except Invalid:
+            if not bound.facts:
+                raise
+            bound = replace(bound, facts=bound.facts[:-1])
