@@ -14,6 +14,8 @@ from app.ids import new_id
 from app.problems import problem, unexpected
 
 log = logging.getLogger(__name__)
+PREFIX = "/v1"
+METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -66,11 +68,18 @@ class AroundRequest:
                 raise
             await unexpected(Request(scope))(scope, receive, answer.send)
         finally:
-            # A path that no route knows is counted under one name, or scans would fill the memory.
-            route = getattr(scope.get("route"), "path", "unknown")
-            labels = scope["method"] if route != "unknown" else "other", route
+            labels = _labels(scope)
             self.metrics.requests.labels(*labels, str(answer.status)).inc()
             self.metrics.seconds.labels(*labels).observe(time.perf_counter() - started)
+
+
+def _labels(scope: Scope) -> tuple[str, str]:
+    """Name method and route; what no route knows is one name, or scans would fill the memory."""
+    path = getattr(scope.get("route"), "path", None)
+    if path is None or scope["method"] not in METHODS:
+        return "other", "unknown"
+    # A route's own path lacks the prefix that it is included under.
+    return scope["method"], PREFIX + path if scope["path"].startswith(PREFIX) else path
 
 
 class _Answer:
