@@ -1,12 +1,12 @@
 """What routes ask for by annotation: sessions, the caller, settings, one answer per repeat.
 
 Both sessions close before the response is sent, so a client never reads a promise that could
-still be rolled back. No dependency runs SQL in the request's own transaction: on SQLite a write
-lock held between two thread-pool hops could wait for threads that wait for the lock.
+still be rolled back. No dependency runs SQL in the request's own transaction: a write lock on
+SQLite, held between two thread-pool hops, could wait for threads that wait for the lock.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Annotated, cast
 
 from fastapi import Depends, Header, Request, Response
@@ -24,17 +24,17 @@ from app.services.audit import Actor
 _bearer = HTTPBearer(auto_error=False, description="An API key: `alm_…`")
 
 
-def get_settings(request: Request) -> Settings:
+async def get_settings(request: Request) -> Settings:
     """Return the settings that this application was made with."""
     return cast(Settings, request.app.state.settings)
 
 
-def get_database(request: Request) -> Database:
+async def get_database(request: Request) -> Database:
     """Return the open database."""
     return cast(Database, request.app.state.database)
 
 
-def get_engine(request: Request) -> EngineClient:
+async def get_engine(request: Request) -> EngineClient:
     """Return the client of the engine that serves."""
     return cast(EngineClient, request.app.state.engine)
 
@@ -81,10 +81,10 @@ def authenticate(
         )
 
 
-def needs(scope: str) -> Callable[..., Actor]:
+def needs(scope: str) -> Callable[..., Awaitable[Actor]]:
     """Make the dependency that gives the caller, or 403 without the scope."""
 
-    def check(actor: Annotated[Actor, Depends(authenticate)]) -> Actor:
+    async def check(actor: Annotated[Actor, Depends(authenticate)]) -> Actor:
         if not actor.scopes & {scope, "admin"}:
             raise Forbidden(f"This API key lacks the scope `{scope}`.")
         return actor

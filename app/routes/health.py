@@ -17,13 +17,13 @@ router = APIRouter(tags=["health"])
 TICKS_MISSED = 15
 
 
-def get_metrics(request: Request) -> Metrics:
+async def get_metrics(request: Request) -> Metrics:
     """Return what this process counts."""
     return cast(Metrics, request.app.state.metrics)
 
 
 @router.get("/healthz")
-def healthz() -> dict[str, str]:
+async def healthz() -> dict[str, str]:
     """Say that the process is up."""
     return {"status": "ok"}
 

@@ -16,4 +16,4 @@ def worker_age_s(session: Session) -> float | None:
 def count_facts(session: Session) -> dict[str, int]:
     """Return how many facts have each stored status."""
     rows = session.execute(select(Fact.status, func.count()).group_by(Fact.status))
-    return dict(rows.tuples().all())
+    return dict(rows.all())

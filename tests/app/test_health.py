@@ -99,6 +99,7 @@ def test_metrics_count_requests_facts_and_the_version(
         client.post("/v1/facts", json={"text": f"Fact {number}."})
     client.get("/v1/facts/unknown")
     client.get("/v1/elsewhere")
+    client.request("BREW", "/v1/facts")
     assert metric('almanac_facts{status="pending"}') == 3
     assert metric("almanac_current_version") == 0
     assert metric('almanac_requests_total{method="POST",route="/v1/facts",status="201"}') == 3
@@ -106,4 +107,5 @@ def test_metrics_count_requests_facts_and_the_version(
         metric('almanac_requests_total{method="GET",route="/v1/facts/{fact_id}",status="404"}') == 1
     )
     assert metric('almanac_requests_total{method="other",route="unknown",status="404"}') == 1
+    assert metric('almanac_requests_total{method="other",route="unknown",status="405"}') == 1
     assert metric('almanac_request_seconds_count{method="POST",route="/v1/facts"}') == 3
