@@ -119,6 +119,10 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> float:
 
 
 def autocast(device: torch.device, recipe: Recipe) -> torch.autocast:
-    """Compute in bf16 where the recipe says so or, by default, where the hardware has it."""
-    wanted = recipe.precision == "bf16" or (recipe.precision == "auto" and device.type == "cuda")
+    """Compute in bf16 where the recipe says so or, by default, where the hardware multiplies it.
+
+    On a CPU with AMX a step takes about half the time; the weights stay float32.
+    """
+    has_bf16 = device.type == "cuda" or torch.cpu.get_capabilities().get("amx_bf16", False)
+    wanted = recipe.precision == "bf16" or (recipe.precision == "auto" and has_bf16)
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
