@@ -81,7 +81,9 @@ class FactIn(Input):
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
-    text: Statement = Field(description="One statement, at most 8 KB; special tokens are text")
+    text: Statement = Field(
+        max_length=MAX_TEXT, description="One statement, at most 8 KB; special tokens are text"
+    )
     probes: list[ProbeIn] = Field([], max_length=32, description="Exams; never trained on")
     key: Annotated[Line, Field(max_length=200)] | None = Field(
         None, description="Names what the fact is about, so that a newer one can replace it"
