@@ -1,6 +1,7 @@
 """``almanac starter``: builds the shipped model anew; imported from tasks only when it is run."""
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -13,8 +14,13 @@ def choose() -> None:
 
 
 @app.command()
-def build(folder: Path) -> None:
-    """Write the world, train the tokenizer and the model, and save them in a folder."""
+def build(
+    folder: Path,
+    quick: Annotated[bool, typer.Option("--quick", help="A toy, in under a minute.")] = False,
+    minutes: Annotated[float | None, typer.Option(help="Time to train.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Train a starter model and its tokenizer and save them in a folder."""
     from tasks.starter.build import build as build_starter
 
-    build_starter(folder)
+    build_starter(folder, quick=quick, minutes=minutes, device=device)

@@ -72,9 +72,9 @@ class Child:
             )
 
 
-def stop_all(children: Sequence[Child]) -> None:
-    """Ask every child to end; kill what hasn't after a while."""
-    deadline = time.monotonic() + STOP_S
+def stop_all(children: Sequence[Child], grace_s: float = STOP_S) -> None:
+    """Ask every child to end; kill what hasn't by then."""
+    deadline = time.monotonic() + grace_s
     for child in children:
         child.send(signal.SIGTERM)
     for child in children:

@@ -16,9 +16,10 @@ from app.cli.supervisor import Child, stop_all
 from app.config import Settings
 
 STARTER = """\
-The model is the shipped starter: it is small and knows an invented world only. For a real one, stop
-this and name a model, a folder or a hub id with its commit, and a data directory of its own:
-  ALMANAC_DATA_DIR=data-qwen3 ALMANAC_BASE_MODEL=Qwen/Qwen3-0.6B ALMANAC_BASE_REVISION=<hash> make up
+The model is the shipped starter: it is small and knows an invented world only. To keep a real one
+current, stop this and name a model (a folder, or a hub id with the hash of its commit as
+ALMANAC_BASE_REVISION) and a data directory of its own:
+  ALMANAC_BASE_MODEL=../my-model ALMANAC_DATA_DIR=data-my-model make up
 """
 READY = """\
 
