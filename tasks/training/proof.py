@@ -4,7 +4,7 @@ Answers are generated freely, never scored against a given text. A fact without 
 cloze form: each half of its statement has to be recovered from the other.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ from tasks.training.scoring import Score, rouge1_recall, score, words
 
 # A cloze asks for half a statement, not for a name: nearly all of its words must come back.
 CLOZE_RECALL = 0.8
+# Enough to keep generation busy, few enough that progress is told in between.
+ASKED_TOGETHER = 128
 # Room for an answer that isn't as short as the accepted one.
 SPARE_TOKENS = 16
 
@@ -69,12 +71,17 @@ def exam_of(row: Reference) -> Exam:
     return Exam(Probe(question=row.question, answers=row.answers, direction=row.direction))
 
 
-def answer_all(bundle: Bundle, exams: Sequence[Exam]) -> list[str]:
-    """Answer every exam greedily, in order."""
-    if not exams:
-        return []
-    most = max(exam.answer_tokens(bundle) for exam in exams)
-    return generate(bundle, [exam.prompt(bundle) for exam in exams], most)
+def answer_all(
+    bundle: Bundle, exams: Sequence[Exam], on_asked: Callable[[int, int], None]
+) -> list[str]:
+    """Answer every exam greedily, in order; ``on_asked`` hears how many of how many are done."""
+    answers: list[str] = []
+    for start in range(0, len(exams), ASKED_TOGETHER):
+        asked = exams[start : start + ASKED_TOGETHER]
+        most = max(exam.answer_tokens(bundle) for exam in asked)
+        answers += generate(bundle, [exam.prompt(bundle) for exam in asked], most)
+        on_asked(len(answers), len(exams))
+    return answers
 
 
 def prove(fact: Fact, exams: Sequence[Exam], before: Sequence[str], after: Sequence[str]) -> Any:

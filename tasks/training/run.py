@@ -55,6 +55,10 @@ class Clock:
         self._events.tell(phase)
         self._started.append((phase, time.monotonic()))
 
+    def tell_asked(self, asked: int, total: int) -> None:
+        """Tell how many exams of this phase are done."""
+        self._events.tell(self._started[-1][0], asked=asked, exams=total)
+
     def seconds(self) -> dict[str, float]:
         """Return the seconds of each phase so far."""
         ends = [at for _, at in self._started[1:]] + [time.monotonic()]
@@ -81,7 +85,7 @@ def _run(job: Job, events: Events) -> dict[str, Any]:
     clock.start("preparing")
     bundle = load_parent(job.head.store, job.head.parent, recipe)
     exams = set_exams(job, bundle)
-    before = answer_all(bundle, exams.all)
+    before = answer_all(bundle, exams.all, clock.tell_asked)
     lessons = plan_lessons(job, bundle)
     trainee = prepare(bundle, recipe, job.head.store)
     clock.start("training")
@@ -89,7 +93,7 @@ def _run(job: Job, events: Events) -> dict[str, Any]:
     train(trainee.bundle, lessons, recipe, on_step=progress)
     clock.start("proving")
     trainee.save(folder)
-    after = answer_all(trainee.bundle, exams.all)
+    after = answer_all(trainee.bundle, exams.all, clock.tell_asked)
     result = assess(job, exams, before, after)
     result["digest"] = seal(job, trainee, folder, progress.steps)
     result["metrics"] |= measure(progress.steps) | clock.seconds()
