@@ -30,14 +30,15 @@ def main(arguments: list[str]) -> int:
     _die_with_supervisor()
     (folder / "result.json").unlink(missing_ok=True)
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-    result = _train(folder)
+    result = carry_out(folder)
     # From here on the work is done: a late SIGTERM must not leave a result and status 143.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     write_result(folder, result)
     return 0
 
 
-def _train(folder: Path) -> dict[str, Any]:
+def carry_out(folder: Path) -> dict[str, Any]:
+    """Do the job in this process and return its result, also where it failed for a known reason."""
     # cuBLAS reads this once, when torch first uses the GPU; without it sums vary from run to run.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch

@@ -13,13 +13,13 @@ from app.lm import store
 from app.lm.generation import generate
 from app.lm.loading import Bundle, load
 from app.recipe import Recipe
-from tasks.training.__main__ import main
+from tasks.training.__main__ import carry_out
 from tasks.training.data import Curriculum, replayed
-from tasks.training.job import Events, read_job
+from tasks.training.job import read_job
 from tasks.training.loop import train
 from tasks.training.method import load_parent, prepare
 from tasks.training.objectives import OBJECTIVES
-from tasks.training.run import plan_lessons, run
+from tasks.training.run import plan_lessons
 from tests.training.conftest import FACTS, REFERENCE, MakeJob
 
 OLDER = [
@@ -35,14 +35,6 @@ def _deterministic() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
-
-
-def carry_out(folder: Path) -> dict[str, Any]:
-    events = Events(folder)
-    try:
-        return run(read_job(folder), events)
-    finally:
-        events.close()
 
 
 def published(objects: Path, folder: Path) -> str:
@@ -196,8 +188,7 @@ def test_a_bad_job_fails_with_the_field_named(
 ) -> None:
     folder = make_job()
     spoil(folder)
-    assert main([str(folder)]) == 0
-    result = json.loads((folder / "result.json").read_text())
+    result = carry_out(folder)
     assert (result["status"], result["error"]["type"]) == ("failed", kind)
     assert detail in result["error"]["detail"]
     assert not (folder / "checkpoint").exists()
@@ -205,24 +196,21 @@ def test_a_bad_job_fails_with_the_field_named(
 
 def test_a_parent_that_is_not_there_fails_the_run(make_job: MakeJob) -> None:
     folder = make_job(parent="0" * 64)
-    main([str(folder)])
-    result = json.loads((folder / "result.json").read_text())
+    result = carry_out(folder)
     assert result["error"]["type"] == "bad_parent"
 
 
 def test_facts_too_long_for_the_context_are_named(make_job: MakeJob) -> None:
     long = {"id": "fact_long", "text": "keeper " * 300}
     folder = make_job(facts=[*FACTS, long])
-    main([str(folder)])
-    result = json.loads((folder / "result.json").read_text())
+    result = carry_out(folder)
     assert result["error"]["type"] == "too_long"
     assert result["error"]["fact_ids"] == ["fact_long"]
 
 
 def test_a_diverging_run_fails_with_step_and_facts(make_job: MakeJob) -> None:
     folder = make_job(lr=1e30, epochs=5, warmup_share=0.0)
-    main([str(folder)])
-    error = json.loads((folder / "result.json").read_text())["error"]
+    error = carry_out(folder)["error"]
     assert error["type"] == "diverged"
     assert set(error["fact_ids"]) == {fact["id"] for fact in FACTS}
 
