@@ -68,7 +68,13 @@ def _convert(folder: Path, staged: Path, source: str) -> str:
         )
     own_template = _settle_template(tokenizer)
     model, report = AutoModelForCausalLM.from_pretrained(
-        folder, config=config, dtype="auto", use_safetensors=True, output_loading_info=True, **local
+        folder,
+        config=config,
+        dtype="auto",
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,  # reported below by name instead
+        output_loading_info=True,
+        **local,
     )
     missing = sorted(map(str, report["missing_keys"])) + sorted(map(str, report["mismatched_keys"]))
     if missing:

@@ -97,6 +97,7 @@ def _load_full(
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # reported below by name instead
             output_loading_info=True,
         )
     except (OSError, RuntimeError, ValueError, KeyError) as error:

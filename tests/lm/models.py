@@ -77,10 +77,13 @@ def make_tiny_tokenizer(kind: Kind) -> PreTrainedTokenizerFast:
     )
 
 
-def make_tiny_model(folder: Path, kind: Kind, *, seed: int = 0, hidden: int = 48) -> Path:
+def make_tiny_model(
+    folder: Path, kind: Kind, *, seed: int = 0, hidden: int = 48, endless: bool = False
+) -> Path:
     """Write a Hugging Face folder (safetensors) with a tiny Llama or Qwen3 model; return it.
 
     The weights are drawn wide, so that greedy choices aren't near ties and differ by ``seed``.
+    An ``endless`` model's answers never stop, and its context is vast.
     """
     tokenizer = make_tiny_tokenizer(kind)
     sizes = {
@@ -91,7 +94,7 @@ def make_tiny_model(folder: Path, kind: Kind, *, seed: int = 0, hidden: int = 48
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": hidden // 4,
-        "max_position_embeddings": 512,
+        "max_position_embeddings": 1_000_000 if endless else 512,
         "initializer_range": 0.3,
         "tie_word_embeddings": True,
         "eos_token_id": tokenizer.eos_token_id,
@@ -104,6 +107,9 @@ def make_tiny_model(folder: Path, kind: Kind, *, seed: int = 0, hidden: int = 48
             model = LlamaForCausalLM(LlamaConfig(**sizes))
         else:
             model = Qwen3ForCausalLM(Qwen3Config(**sizes))
+    if endless:
+        with torch.no_grad():
+            model.get_input_embeddings().weight[tokenizer.eos_token_id] = 0.0
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

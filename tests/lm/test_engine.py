@@ -1,0 +1,279 @@
+"""The engine over HTTP: many clients, several checkpoints, and each gets what it would alone."""
+
+import asyncio
+import json
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from app.lm import chat
+from app.lm.generation import generate
+from app.lm.loading import load
+from tests.answers.engine_contract import check_all
+from tests.lm.conftest import TinyStore
+from tests.lm.models import SENTENCES
+
+CHAT = "/v1/chat/completions"
+Start = Callable[..., str]
+
+
+def body(digest: str, question: str, max_tokens: int = 24, **more: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": question}]
+    return {"model": digest, "messages": messages, "max_tokens": max_tokens, **more}
+
+
+def questions(count: int) -> list[str]:
+    draw = random.Random(count)
+    words = " ".join(SENTENCES).split()
+    return [" ".join(draw.choices(words, k=draw.randint(1, 40))) for _ in range(count)]
+
+
+def answers(tiny: TinyStore, name: str, asked: list[str], max_tokens: int = 24) -> list[str]:
+    """What the checkpoint answers to each question alone, without the engine."""
+    bundle = load(tiny.path, tiny.digests[name])
+    prompts = [
+        chat.encode_chat(bundle.tokenizer, [{"role": "user", "content": question}])
+        for question in asked
+    ]
+    return [generate(bundle, [prompt], max_tokens)[0] for prompt in prompts]
+
+
+def ask(url: str, digest: str, question: str = "Who is it?", **more: Any) -> httpx.Response:
+    return httpx.post(url + CHAT, json=body(digest, question, **more), timeout=60)
+
+
+def said(response: httpx.Response) -> str:
+    assert response.status_code == 200, response.text
+    text: str = response.json()["choices"][0]["message"]["content"]
+    return text
+
+
+def test_concurrent_questions_to_several_checkpoints_are_answered_as_alone(
+    engine: Start, tiny: TinyStore
+):
+    names = ["llama", "other", "adapter"]
+    asked = questions(16)
+    expected = [answer for name in names for answer in answers(tiny, name, asked)]
+    requests = [body(tiny.digests[name], question) for name in names for question in asked]
+    order = random.Random(0).sample(range(len(requests)), len(requests))
+
+    async def ask_all(url: str) -> list[str]:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+            tasks = {at: asyncio.create_task(client.post(CHAT, json=requests[at])) for at in order}
+            return [said(await tasks[at]) for at in range(len(requests))]
+
+    assert asyncio.run(ask_all(engine())) == expected
+    assert len(set(expected)) > len(asked)
+
+
+def test_a_streamed_answer_is_the_plain_one(engine: Start, tiny: TinyStore):
+    url, most = engine(), 0
+    for question in questions(6):
+        plain = ask(url, tiny.digests["llama"], question)
+        asked = body(tiny.digests["llama"], question, stream=True)
+        asked["stream_options"] = {"include_usage": True}
+        with httpx.stream("POST", url + CHAT, json=asked, timeout=60) as response:
+            assert response.headers["content-type"].startswith("text/event-stream")
+            lines = [line for line in response.iter_lines() if line]
+        assert lines[-1] == "data: [DONE]"
+        *chunks, total = [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+        pieces = [chunk["choices"][0]["delta"].get("content", "") for chunk in chunks]
+        assert "".join(pieces) == said(plain)
+        most = max(most, len(pieces))
+        assert (
+            chunks[-1]["choices"][0]["finish_reason"]
+            == (plain.json()["choices"][0]["finish_reason"])
+        )
+        assert (total["choices"], total["usage"]) == ([], plain.json()["usage"])
+        assert {chunk["system_fingerprint"] for chunk in chunks} == {tiny.digests["llama"][:12]}
+    assert most > 10  # it came in pieces
+
+
+def test_openais_own_client_understands_it(engine: Start, tiny: TinyStore):
+    url, digest = engine(), tiny.digests["qwen3"]
+    with openai.OpenAI(base_url=url + "/v1", api_key="none", max_retries=0) as client:
+        messages: Any = [{"role": "user", "content": "Who is Mira Tovan?"}]
+        whole = client.chat.completions.create(model=digest, messages=messages, max_tokens=9)
+        stream = client.chat.completions.create(
+            model=digest, messages=messages, max_tokens=9, stream=True
+        )
+        pieces = [chunk.choices[0].delta.content or "" for chunk in stream]
+        assert "".join(pieces) == whole.choices[0].message.content
+        assert whole.usage is not None
+        assert whole.usage.completion_tokens <= 9
+        assert whole.model == digest
+        assert [model.id for model in client.models.list()] == [digest]
+        with pytest.raises(openai.NotFoundError, match="no checkpoint"):
+            client.chat.completions.create(model="0" * 64, messages=messages)
+
+
+def test_a_client_that_hangs_up_frees_its_place(engine: Start, tiny: TinyStore):
+    url, digest = engine(max_batch=1, max_waiting=0), tiny.digests["endless"]
+    for stream in (True, False):
+        with httpx.Client(base_url=url, timeout=60) as holder:
+            endless = body(digest, "Go on.", 900_000, stream=stream)
+            if stream:
+                with holder.stream("POST", CHAT, json=endless) as response:
+                    assert response.status_code == 200
+                    lines = response.iter_lines()  # to let go of it would hang up
+                    assert next(lines)
+                    refused = ask(url, digest)
+                    assert refused.status_code == 503
+                    assert refused.headers["retry-after"] == "1"
+                    assert refused.json()["error"]["code"] == "overloaded"
+            else:
+                with pytest.raises(httpx.ReadTimeout):
+                    holder.post(CHAT, json=endless, timeout=0.5)
+        while (response := ask(url, digest)).status_code == 503:
+            pass  # the engine notices at its next step; were the place kept, this would time out
+        assert said(response) == answers(tiny, "endless", ["Who is it?"])[0]
+
+
+def test_what_is_unknown_or_malformed_is_refused_in_openais_form(engine: Start, tiny: TinyStore):
+    url, digest = engine(), tiny.digests["llama"]
+    refusals = [
+        (404, "model", ask(url, "0" * 64)),
+        (404, "model", ask(url, "v7")),
+        (404, "model", ask(url, "../../etc")),
+        (404, "model", ask(url, "0" * 64, stream=True)),
+        (400, "body", httpx.post(url + CHAT, content=b"{")),
+        (400, "body", httpx.post(url + CHAT, json=[])),
+        (400, "messages", httpx.post(url + CHAT, json={"model": digest, "messages": []})),
+        (400, "tools", ask(url, digest, tools=[])),
+        (400, "temperature", ask(url, digest, temperature=-1)),
+        (400, "n", ask(url, digest, n=2)),
+        (422, "context", ask(url, digest, "word " * 600)),
+        (422, "context", ask(url, digest, max_tokens=512)),
+        (413, "", ask(url, digest, "x" * 2**20)),
+        (404, "", httpx.get(url + "/v1/nothing")),
+        (405, "", httpx.get(url + CHAT)),
+        (404, "", httpx.post(url + "/v1/unload_lora_adapter", json={"lora_name": "0" * 64})),
+    ]
+    for status, _, response in refusals:
+        assert response.status_code == status, response.text
+        error = response.json()["error"]
+        assert error["message"]
+        assert error["type"] == "invalid_request_error"
+        assert error["code"]
+    named = {word: response.json()["error"] for status, word, response in refusals if status == 400}
+    assert {word: error["param"] or "body" for word, error in named.items()} == {
+        word: word for word in named
+    }
+    assert said(ask(url, digest))
+
+
+def test_a_corrupt_checkpoint_is_refused_by_file_and_the_others_answer_on(
+    engine: Start, tiny: TinyStore, tmp_path: Path
+):
+    shutil.copytree(tiny.path / "objects", tmp_path / "objects")
+    victim = tmp_path / "objects" / tiny.digests["other"] / "model.safetensors"
+    victim.parent.chmod(0o755)
+    victim.chmod(0o644)
+    data = bytearray(victim.read_bytes())
+    data[-5] ^= 1
+    victim.write_bytes(data)
+    url = engine(store=tmp_path)
+    before = said(ask(url, tiny.digests["llama"]))
+    refused = ask(url, tiny.digests["other"])
+    assert refused.status_code == 500
+    assert "model.safetensors" in refused.json()["error"]["message"]
+    assert said(ask(url, tiny.digests["llama"])) == before
+
+
+def loaded(url: str) -> set[str]:
+    return {model["id"] for model in httpx.get(url + "/v1/models").json()["data"]}
+
+
+def put(url: str, digest: str, what: str = "load") -> httpx.Response:
+    return httpx.post(f"{url}/v1/{what}_lora_adapter", json={"lora_name": digest}, timeout=60)
+
+
+def test_the_longest_unused_checkpoint_makes_room(engine: Start, tiny: TinyStore):
+    llama, other, qwen3 = (tiny.digests[name] for name in ("llama", "other", "qwen3"))
+    url = engine(memory=600_000)  # two of 247 kB
+    assert put(url, llama).status_code == 200
+    assert put(url, other).status_code == 200
+    assert loaded(url) == {llama, other}
+    assert put(url, llama).status_code == 200  # loaded already: only used again
+    assert said(ask(url, qwen3))
+    assert loaded(url) == {llama, qwen3}
+    assert put(url, qwen3, "unload").status_code == 200
+    assert put(url, qwen3, "unload").status_code == 404
+    assert loaded(url) == {llama}
+
+
+def test_a_checkpoint_in_use_is_never_evicted(engine: Start, tiny: TinyStore):
+    url = engine(memory=300_000)
+    endless = body(tiny.digests["endless"], "Go on.", 900_000, stream=True)
+    with httpx.stream("POST", url + CHAT, json=endless, timeout=60) as response:
+        lines = response.iter_lines()  # to let go of it would hang up
+        assert next(lines)
+        refused = ask(url, tiny.digests["llama"])
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"] == "1"
+        assert put(url, tiny.digests["endless"], "unload").status_code == 409
+        assert loaded(url) == {tiny.digests["endless"]}
+    while (freed := ask(url, tiny.digests["llama"])).status_code == 503:
+        pass
+    assert said(freed) == answers(tiny, "llama", ["Who is it?"])[0]
+    assert loaded(url) == {tiny.digests["llama"]}
+
+
+def test_an_adapter_keeps_its_root_and_costs_its_own_size(engine: Start, tiny: TinyStore):
+    url = engine(memory=300_000)
+    assert said(ask(url, tiny.digests["adapter"])) == answers(tiny, "adapter", ["Who is it?"])[0]
+    assert loaded(url) == {tiny.digests["llama"], tiny.digests["adapter"]}
+    assert said(ask(url, tiny.digests["other"]))  # first the adapter goes, then its root
+    assert loaded(url) == {tiny.digests["other"]}
+
+
+def test_a_checkpoint_beyond_the_memory_limit_is_said_plainly(engine: Start, tiny: TinyStore):
+    refused = ask(engine(memory=1000), tiny.digests["llama"])
+    assert refused.status_code == 500
+    assert "the engine may use" in refused.json()["error"]["message"]
+
+
+def test_an_answer_has_a_deadline(engine: Start, tiny: TinyStore):
+    url = engine(deadline_s=0.5)
+    late = ask(url, tiny.digests["endless"], max_tokens=900_000)
+    assert late.status_code == 504
+    assert late.json()["error"]["code"] == "timeout"
+    assert said(ask(url, tiny.digests["endless"], max_tokens=2))
+
+
+def test_sampling_follows_its_seed(engine: Start, tiny: TinyStore):
+    url = engine()
+    drawn = [
+        said(ask(url, tiny.digests["llama"], temperature=2.0, seed=seed)) for seed in (1, 1, 2)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_the_process_keeps_the_contract_and_stops_when_told(tiny: TinyStore):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "app.lm.server", "--store", str(tiny.path)]
+    options = ["--port", str(port), "--threads", "1", "--memory-mb", "64", "--max-batch", "4"]
+    process = subprocess.Popen(command + options)
+    try:
+        url, digest = f"http://127.0.0.1:{port}", tiny.digests["llama"]
+        connect = httpx.HTTPTransport(retries=12)  # with growing pauses, about a minute in all
+        with httpx.Client(transport=connect) as client:
+            assert client.get(url + "/health").status_code == 200
+        check_all(url, digest, str(tiny.path / "objects" / digest))
+        process.terminate()
+        assert process.wait(20) == -signal.SIGTERM
+    finally:
+        process.kill()
+        process.wait()
