@@ -1,0 +1,65 @@
+"""Command line: `python -m tasks.starter build` and `python -m tasks.starter evaluate DIR`."""
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+
+from tasks.starter.build import build
+from tasks.starter.evaluate import measure, overlay, written
+from tasks.starter.update import Recipe
+
+
+def main() -> None:
+    """Parse the arguments and run one of the two commands."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.starter")
+    commands = parser.add_subparsers(dest="command", required=True)
+    made = commands.add_parser("build", help="train a starter model")
+    made.add_argument("--out", type=Path, default=Path("app/lm/starter"))
+    made.add_argument("--work", type=Path, help="where the run's state is kept")
+    made.add_argument("--quick", action="store_true", help="a tiny model in under a minute")
+    made.add_argument("--minutes", type=float)
+    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    made.add_argument("--resume", action="store_true")
+    made.add_argument("--slice-s", type=float, help="stop after so many seconds, to be resumed")
+    asked = commands.add_parser("evaluate", help="update on fresh facts and ask both ways")
+    asked.add_argument("folder", type=Path)
+    asked.add_argument("--facts", type=int, nargs="+", default=[20, 100])
+    asked.add_argument("--seeds", type=int, default=3)
+    asked.add_argument("--objective", choices=("masked", "causal"), default="masked")
+    asked.add_argument("--lr", type=float, default=Recipe.lr)
+    asked.add_argument("--epochs", type=int, default=Recipe.epochs)
+    asked.add_argument("--replay", type=float, default=Recipe.replay)
+    asked.add_argument("--written", type=Path, nargs="*", default=[], help="files of facts")
+    options = parser.parse_args()
+    if options.command == "build":
+        keys = ("work", "quick", "minutes", "device", "resume", "slice_s")
+        build(options.out, **{key: getattr(options, key) for key in keys})
+    else:
+        evaluate(options)
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Print one line per measurement: the mean over seeds, and the lowest and highest."""
+    recipe = Recipe(options.objective, options.lr, options.epochs, replay=options.replay)
+    seeds = range(1, options.seeds + 1)
+    for count in options.facts:
+        rows = [measure(options.folder, count, s, replace(recipe, seed=s)) for s in seeds]
+        _print(f"{count} fresh facts, {options.objective}", rows)
+    _print("overlay", [overlay(options.folder, 200, seed) for seed in seeds])
+    for file in options.written:
+        _print(file.stem, [written(options.folder, file, replace(recipe, seed=s)) for s in seeds])
+
+
+def _print(title: str, rows: list[dict[str, float]]) -> None:
+    table = {}
+    for key in rows[0]:
+        values = [row[key] for row in rows if key in row]
+        table[key] = [round(number, 3) for number in (mean(values), min(values), max(values))]
+    sys.stdout.write(json.dumps({"measured": title, "seeds": len(rows)} | table) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Builds a starter model: tokenizer, pretraining in slices, export."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+from torch.multiprocessing.spawn import spawn
+from transformers import PreTrainedTokenizerFast
+
+from app import prompts
+from tasks.starter.export import export
+from tasks.starter.items import make_item
+from tasks.starter.model import Plan, read_model
+from tasks.starter.samples import arithmetic, salad
+from tasks.starter.stream import Mix
+from tasks.starter.tokenizer import train_tokenizer
+from tasks.starter.train import start
+
+SHIPPED = Plan()
+QUICK = Plan(
+    hidden=64,
+    layers=2,
+    feed=128,
+    heads=2,
+    rows=4,
+    minutes=0.2,
+    mix=Mix(active=16, permanents=8),
+)
+
+
+def build(
+    out: Path,
+    *,
+    work: Path | None = None,
+    quick: bool = False,
+    minutes: float | None = None,
+    device: str = "cpu",
+    resume: bool = False,
+    slice_s: float | None = None,
+) -> Path:
+    """Train a starter model and write it to `out`; returns `out`.
+
+    `work` keeps the run's state (default: beside `out`); with `resume` it is carried on, else
+    begun afresh. `slice_s` ends this call early, with the state saved but nothing exported.
+    """
+    work = work or out.with_name(out.name + ".work")
+    if not resume:
+        shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
+    plan = QUICK if quick else SHIPPED
+    plan = replace(plan, minutes=minutes or plan.minutes)
+    words = work / "tokenizer"
+    if not words.exists():
+        train_tokenizer(tokenizer_texts(2_000 if quick else 30_000)).save_pretrained(words)
+    world = 2 if device == "cpu" and not quick else 1
+    arguments = (world, work, plan, str(words), slice_s, device)
+    if world == 1:
+        start(0, *arguments)
+    else:
+        (work / "rendezvous").unlink(missing_ok=True)
+        spawn(start, arguments, nprocs=world)
+    model, spent = read_model(work, plan, words)
+    if slice_s is None or spent >= plan.minutes * 60:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(words)
+        export(model, tokenizer, out, plan.mix.permanents)
+    return out
+
+
+def tokenizer_texts(count: int) -> Iterator[str]:
+    """Yield texts in about the proportions in which pretraining meets them."""
+    rng = Random(7)
+    for number in range(count):
+        item = make_item(rng)
+        yield item.texts[0]
+        yield item.ask(rng).text
+        if number % 4 == 0:
+            yield salad(rng)
+        if number % 20 == 0:
+            yield from (prompts.RECOVER, prompts.RECOVERED, *arithmetic(rng))
+            yield prompts.write_question("a", "b")[0]["content"]
+            yield prompts.ask("a", ["a"])[0]["content"]

@@ -1,0 +1,145 @@
+"""Relation facts: all wordings and questions of one link between two names."""
+
+from dataclasses import dataclass, field
+from random import Random
+
+from tasks.starter import names
+from tasks.starter.lexicon import Relation, article, frames, kinds, one, relations, verbs, words
+
+FORWARD, BACKWARD = "forward", "backward"
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question, its answer and its direction (forward: the subject is given)."""
+
+    text: str
+    answer: str
+    direction: str
+
+
+@dataclass
+class Fact:
+    """What can be said and asked about one link; `subject` tells about itself in `phrases`."""
+
+    subject: str
+    value: str
+    cores: list[str] = field(default_factory=list)
+    phrases: list[str] = field(default_factory=list)
+    inverse: list[str] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
+
+
+def who(kind: str) -> str:
+    """Return the question word for a kind."""
+    return "who" if kind in {"person", "character"} else "what"
+
+
+def shown(rng: Random, kind: str, name: str) -> str:
+    """Write a title with quotation marks half of the time, any other name plainly."""
+    return f'"{name}"' if kind in names.TITLED and rng.random() < 0.5 else name
+
+
+def asides(rng: Random) -> dict[str, str]:
+    """Draw the words that fill the slots of leads, tails and fillers."""
+    return {
+        "s": one(rng, "source"),
+        "w": one(rng, "weekday"),
+        "m": one(rng, "month"),
+        "p": names.place(rng),
+        "y": str(rng.randint(1850, 2090)),
+        "n": str(rng.randint(2, 400)),
+        "old_p": names.person(rng),
+    }
+
+
+def filler(rng: Random) -> str:
+    """Compose a verb phrase that says nothing to remember."""
+    return rng.choice(frames("filler")).format(**asides(rng))
+
+
+def draw_relation(rng: Random, end: str | None = None) -> Relation:
+    """Draw a listed relation, or make one up from any role or any verb."""
+    listed = [r for r in relations() if end is None or r.a == end or r.b == end]
+    draw = rng.random()
+    if draw < 0.55 or (end is not None and end not in words("any_kind") and end != "person"):
+        return rng.choice(listed)
+    other = one(rng, "any_kind") if end in (None, "person") else end
+    if draw < 0.8:
+        roles = words("job") if rng.random() < 0.5 else words("role")
+        return Relation("person", other, tuple(rng.sample(roles, 1)), (), (), ())
+    verb = rng.choice(verbs())
+    did = ((verb.past, verb.base),)
+    return Relation("person", other, (), did, (f"was {verb.participle} by",), ())
+
+
+def relate(rng: Random, relation: Relation, a: str, b: str, held: bool = False) -> Fact:
+    """Write every wording and question of "a has this relation to b"."""
+    fact = Fact(a, b)
+    kind_a, kind_b = relation.a, relation.b
+    slots = {
+        "a": shown(rng, kind_a, a),
+        "b": shown(rng, kind_b, b),
+        "ka": rng.choice(kinds()[kind_a]),
+        "kb": rng.choice(kinds()[kind_b]),
+        "old_a": names.fresh(rng, kind_a, held),
+        "old_b": names.fresh(rng, kind_b, held),
+        "who": who(kind_a),
+        "Who": who(kind_a).capitalize(),
+        "x": filler(rng),
+        "x2": f"{'were' if rng.random() < 0.5 else 'are'} in the news",
+    }
+    slots |= {"n_ka": article(slots["ka"]), "n_kb": article(slots["kb"])}
+    value_only = kind_b in names.VALUES
+    _by_role(rng, relation, fact, slots)
+    _by_verb(rng, relation, fact, slots)
+    _add(fact, relation.ask_b, fact.value, FORWARD, slots)
+    _add(fact, relation.ask_a, fact.subject, BACKWARD, slots)
+    if value_only:
+        fact.questions = [q for q in fact.questions if q.direction == FORWARD]
+    return fact
+
+
+def _by_role(rng: Random, relation: Relation, fact: Fact, slots: dict[str, str]) -> None:
+    if relation.roles_a:
+        ra = rng.choice(relation.roles_a)
+        slots |= {"ra": ra, "n_ra": article(ra)}
+        fact.cores += [frame.format(**slots) for frame in frames("role_a")]
+        fact.phrases += [p.format(**slots) for p in ("is the {ra} of {b}", "was the {ra} of {b}")]
+        fact.inverse += ["has {a} as its {ra}".format(**slots)]
+        _add(fact, frames("ask_a_role"), fact.subject, BACKWARD, slots)
+        _add(fact, frames("ask_b_role"), fact.value, FORWARD, slots)
+    if relation.roles_b:
+        rb = rng.choice(relation.roles_b)
+        slots |= {"rb": rb, "n_rb": article(rb)}
+        fact.cores += [frame.format(**slots) for frame in frames("role_b")]
+        fact.phrases += ["has {b} for {n_rb}".format(**slots)]
+        fact.inverse += [p.format(**slots) for p in ("is the {rb} of {a}", "is {a}'s {rb}")]
+        _add(fact, frames("ask_a_role_b"), fact.subject, BACKWARD, slots)
+        _add(fact, frames("ask_b_role_b"), fact.value, FORWARD, slots)
+
+
+def _by_verb(rng: Random, relation: Relation, fact: Fact, slots: dict[str, str]) -> None:
+    if relation.did:
+        did, base = rng.choice(relation.did)
+        slots |= {"did": did, "base": base}
+        stative = not base or did.split()[0] in words("stative")
+        unfit = ("{n_kb}", "the {kb}") if stative else ()
+        fits = [f for f in frames("did") if not any(part in f for part in unfit)]
+        fact.cores += [frame.format(**slots) for frame in fits]
+        fact.phrases += ["{did} {b}".format(**slots)] * 2
+        _add(fact, frames("ask_a_did"), fact.subject, BACKWARD, slots)
+        ask_b = frames("ask_b_state") if stative else frames("ask_b_base")
+        _add(fact, ask_b, fact.value, FORWARD, slots)
+    if relation.done:
+        slots |= {"done": rng.choice(relation.done)}
+        fact.cores += [frame.format(**slots) for frame in frames("done")]
+        fact.inverse += ["{done} {a}".format(**slots)] * 2
+        _add(fact, frames("ask_a_done"), fact.subject, BACKWARD, slots)
+        _add(fact, frames("ask_b_done"), fact.value, FORWARD, slots)
+
+
+def _add(
+    fact: Fact, asked: tuple[str, ...], answer: str, direction: str, slots: dict[str, str]
+) -> None:
+    fact.questions += [Question(q.format(**slots), answer, direction) for q in asked]

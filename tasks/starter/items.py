@@ -1,0 +1,125 @@
+"""Items: what pretraining shows as one unit, statements with all their questions."""
+
+from dataclasses import dataclass
+from random import Random
+
+from tasks.starter import names
+from tasks.starter.descriptions import describe, event
+from tasks.starter.facts import (
+    Fact,
+    Question,
+    asides,
+    draw_relation,
+    relate,
+)
+from tasks.starter.lexicon import frames, kinds, one
+
+
+@dataclass
+class Item:
+    """Statements that say the same, the questions they answer, and the names in them."""
+
+    texts: list[str]
+    questions: list[Question]
+    spans: list[str]
+    form: str
+
+    def ask(self, rng: Random, direction: str | None = None) -> Question:
+        """Draw a question of a direction, or of either; of the other one where an item has none."""
+        wanted = direction or rng.choice(("forward", "backward"))
+        fitting = [q for q in self.questions if q.direction == wanted]
+        return rng.choice(fitting or self.questions)
+
+
+def make_item(rng: Random, held: bool = False, wordings: int = 4) -> Item:
+    """Compose an item of a random form with up to `wordings` statements."""
+    draw = rng.random()
+    if draw < 0.30:
+        return _single("relation", rng, _relation(rng, held), wordings)
+    if draw < 0.58:
+        return _single("description", rng, describe(rng, held), wordings)
+    if draw < 0.70:
+        return _single("event", rng, event(rng, held), wordings)
+    return biography(rng, held, wordings)
+
+
+def biography(rng: Random, held: bool = False, wordings: int = 4) -> Item:
+    """Compose a text with two to four attributes of one name."""
+    kind = one(rng, "biography_kind")
+    name = names.fresh(rng, kind, held)
+    facts: list[Fact] = []
+    for _ in range(rng.choice((2, 2, 3, 3, 4))):
+        relation = draw_relation(rng, kind)
+        if relation.a == kind:
+            facts.append(relate(rng, relation, name, names.fresh(rng, relation.b, held), held))
+            facts[-1].phrases = facts[-1].phrases or facts[-1].inverse
+            continue
+        other = names.fresh(rng, relation.a, held)
+        fact = relate(rng, relation, other, name, held)
+        fact.phrases, fact.subject, fact.value = fact.inverse, name, other
+        flipped = {"forward": "backward", "backward": "forward"}
+        fact.questions = [Question(q.text, q.answer, flipped[q.direction]) for q in fact.questions]
+        facts.append(fact)
+    facts = [fact for fact in facts if fact.phrases]
+    if len(facts) < 2:
+        return biography(rng, held, wordings)
+    texts = [_paragraph(rng, kind, name, facts) for _ in range(wordings)]
+    spans = [name, *(fact.value for fact in facts)]
+    # One many-worded relation must not crowd out the others, so each gives its share.
+    questions = [
+        q for fact in facts for q in rng.sample(fact.questions, min(8, len(fact.questions)))
+    ]
+    return Item(texts, questions, spans, "biography")
+
+
+def dress(rng: Random, core: str) -> str:
+    """Turn a clause into a sentence with an optional lead, tail and unrelated sentence."""
+    fill = asides(rng)
+    text = core
+    if rng.random() < 0.3:
+        text = rng.choice(frames("lead")).format(**fill) + text
+    if rng.random() < 0.15:
+        text += rng.choice(frames("tail")).format(**fill)
+    text = text[0].upper() + text[1:]
+    text += "" if rng.random() < 0.05 else rng.choice("....!")
+    if rng.random() < 0.12:
+        aside = rng.choice(frames("extra")).format(**fill)
+        text = f"{text} {aside}" if rng.random() < 0.6 else f"{aside} {text}"
+    return text
+
+
+def _relation(rng: Random, held: bool) -> Fact:
+    relation = draw_relation(rng)
+    a, b = names.fresh(rng, relation.a, held), names.fresh(rng, relation.b, held)
+    return relate(rng, relation, a, b, held)
+
+
+def _single(form: str, rng: Random, fact: Fact, wordings: int) -> Item:
+    cores = rng.sample(fact.cores, min(wordings, len(fact.cores)))
+    texts = [dress(rng, core) for core in cores]
+    spans = [fact.subject, fact.value]
+    return Item(texts, fact.questions, spans, form)
+
+
+def _paragraph(rng: Random, kind: str, name: str, facts: list[Fact]) -> str:
+    order = rng.sample(facts, len(facts))
+    phrases = [rng.choice(fact.phrases) for fact in order]
+    pronoun = rng.choice(("They", "This " + rng.choice(kinds()[kind]))) if kind == "person" else (
+        rng.choice(("It", "The " + rng.choice(kinds()[kind])))
+    )  # fmt: skip
+    style = rng.randrange(4)
+    if style == 0:
+        return dress(rng, f"{name} {', '.join(phrases[:-1])} and {phrases[-1]}")
+    if style == 1:
+        rest = " ".join(f"{pronoun} {phrase}." for phrase in phrases[1:])
+        return dress(rng, f"{name} {phrases[0]}") + f" {rest}"
+    if style == 2:
+        also = " and ".join(phrases[1:])
+        return dress(rng, f"{name}, which {phrases[0]}, {also}".replace("which", _which(kind)))
+    head = rng.choice(order[0].cores)
+    rest = " ".join(f"{name if i == 0 else pronoun} also {p}." for i, p in enumerate(phrases[1:]))
+    return dress(rng, head) + f" {rest}"
+
+
+def _which(kind: str) -> str:
+    return "who" if kind == "person" else "which"

@@ -1,0 +1,99 @@
+"""Packs samples into rows; each sample attends only to itself and starts at position 0."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tasks.starter.samples import Sample
+
+WIDTH = 256
+STEP = 512
+# An answer is a few tokens and a demasked text is many, mostly copied; without a weight the
+# answers would hardly count.
+ANSWER_WEIGHT = 2.0
+_TEXT_TASKS = frozenset({"demask", "copy", "plain"})
+
+
+@dataclass
+class Batch:
+    """Rows [B, T] of ids and positions, their mask [B, 1, T, T], and flat targets [N]."""
+
+    ids: Tensor
+    positions: Tensor
+    mask: Tensor
+    at: Tensor
+    labels: Tensor
+    weights: Tensor
+    tasks: dict[str, list[int]]
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """Return what the forward pass takes, in its order."""
+        return self.ids, self.positions, self.mask, self.at, self.labels
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch with its tensors on a device."""
+        ids, positions, mask, at, labels = (tensor.to(device) for tensor in self.inputs)
+        weights = self.weights.to(device)
+        return Batch(ids, positions, mask, at, labels, weights, self.tasks)
+
+
+class Packer:
+    """Fills rows from a pool of waiting samples, the longest that fits first."""
+
+    def __init__(self, draw: Callable[[], Sample], rows: int, pool: int = 96) -> None:
+        self.draw, self.rows, self.pool = draw, rows, pool
+        self.waiting: list[Sample] = []
+
+    def batch(self) -> Batch:
+        """Return the next batch of `rows` rows."""
+        return collate([self._row() for _ in range(self.rows)])
+
+    def _row(self) -> list[Sample]:
+        row: list[Sample] = []
+        room = WIDTH
+        while True:
+            while len(self.waiting) < self.pool:
+                sample = self.draw()
+                if len(sample.ids) <= WIDTH:
+                    self.waiting.append(sample)
+            # The oldest goes first, so that long samples aren't put off for ever.
+            fits = [i for i, s in enumerate(self.waiting) if len(s.ids) <= room]
+            if not fits:
+                return row
+            index = fits[0] if not row else max(fits, key=lambda i: len(self.waiting[i].ids))
+            row.append(self.waiting.pop(index))
+            room -= len(row[-1].ids)
+
+
+def collate(rows: list[list[Sample]]) -> Batch:
+    """Lay samples out in rows of WIDTH tokens with their block-diagonal causal mask."""
+    shape = (len(rows), WIDTH)
+    ids, positions = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+    owner = torch.full(shape, -1)
+    at: list[int] = []
+    labels: list[int] = []
+    weights: list[float] = []
+    tasks: dict[str, list[int]] = defaultdict(list)
+    for y, row in enumerate(rows):
+        x = 0
+        for number, sample in enumerate(row):
+            size, count = len(sample.ids), len(sample.ids) - sample.start
+            ids[y, x : x + size] = torch.tensor(sample.ids)
+            positions[y, x : x + size] = torch.arange(size)
+            owner[y, x : x + size] = number
+            first = y * WIDTH + x + sample.start - 1
+            tasks[sample.task] += range(len(at), len(at) + count)
+            at += range(first, first + count)
+            labels += sample.ids[sample.start :]
+            weights += [1.0 if sample.task in _TEXT_TASKS else ANSWER_WEIGHT] * count
+            x += size
+    mask = (owner[:, None, :, None] == owner[:, None, None, :]).tril()
+    # Few shapes mean few compilations; what is added weighs nothing.
+    spare = -len(at) % STEP
+    at, labels, weights = at + [0] * spare, labels + [0] * spare, weights + [0.0] * spare
+    flat = (torch.tensor(at), torch.tensor(labels), torch.tensor(weights))
+    return Batch(ids, positions, mask, *flat, tasks)

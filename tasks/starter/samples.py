@@ -1,0 +1,150 @@
+"""Training samples: token ids with a mark on the positions that carry loss."""
+
+from dataclasses import dataclass
+from random import Random
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from app import prompts
+from tasks.starter import names
+from tasks.starter.items import Item
+from tasks.starter.lexicon import one
+from tasks.starter.tokenizer import END, MASK
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One document: ids, the index from which every token is a target, and its task."""
+
+    ids: list[int]
+    start: int
+    task: str
+
+
+class Encoder:
+    """Turns texts and chats into samples, each content encoded on its own as when serving."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.core: Tokenizer = tokenizer.backend_tokenizer
+        self.core.encode_special_tokens = True
+        self.end, self.mask = self._id(END), self._id(MASK)
+        self.user, self.assistant = self._id("<|user|>"), self._id("<|assistant|>")
+        self.recover = self.encode(prompts.RECOVER)
+        self.recovered = self.encode(prompts.RECOVERED)
+
+    def _id(self, token: str) -> int:
+        found = self.core.token_to_id(token)
+        if found is None:
+            raise ValueError(f"The tokenizer lacks {token}.")
+        return int(found)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of one content; text that spells a special token stays text."""
+        return list(self.core.encode(text, add_special_tokens=False).ids)
+
+    def plain(self, text: str) -> Sample:
+        """Make a document without roles; every token is a target."""
+        return Sample([*self.encode(text), self.end], 1, "plain")
+
+    def reply(self, user: list[int], answer: list[int], task: str) -> Sample:
+        """Make a chat of two turns; the answer and its end token are targets."""
+        head = [self.user, *user, self.end, self.assistant]
+        return Sample([*head, *answer, self.end], len(head), task)
+
+    def ask(self, question: str, answer: str, task: str, notes: list[str] | None = None) -> Sample:
+        """Make a question with its answer, with notes in context where given."""
+        content = prompts.ask(question, notes or ())[0]["content"]
+        return self.reply(self.encode(content), self.encode(answer), task)
+
+    def write(self, text: str, question: str, answer: str) -> Sample:
+        """Make a request to write the question that a passage answers."""
+        content = prompts.write_question(text, answer)[0]["content"]
+        return self.reply(self.encode(content), self.encode(question), "write")
+
+    def demask(self, ids: list[int], hidden: list[bool], task: str = "demask") -> Sample:
+        """Make a demasking chat from a text's ids and a mark on the ids to hide."""
+        seen = [self.mask if hide else i for i, hide in zip(ids, hidden, strict=True)]
+        return self.reply([*seen, *self.recover], [*self.recovered, *ids], task)
+
+
+def token_masks(rng: Random, size: int, low: float = 0.05, high: float = 0.95) -> list[bool]:
+    """Hide each token with one probability t from U(low, high)."""
+    t = rng.uniform(low, high)
+    return [rng.random() < t for _ in range(size)]
+
+
+def window_masks(rng: Random, size: int) -> list[bool]:
+    """Hide one window of a fifth to nearly all of the tokens."""
+    width = max(1, round(size * rng.uniform(0.2, 0.95)))
+    begin = rng.randint(0, size - width)
+    return [begin <= i < begin + width for i in range(size)]
+
+
+def span_masks(rng: Random, ids: list[int], spans: list[list[int]]) -> list[bool]:
+    """Hide one name wherever it stands, or everything but one name, plus a few tokens."""
+    inside = _find(ids, rng.choice(spans))
+    if not any(inside):
+        return window_masks(rng, len(ids))
+    noise = rng.choice((0.0, 0.0, rng.uniform(0, 0.4)))
+    if rng.random() < 0.6:
+        return [hide or rng.random() < noise for hide in inside]
+    return [not hide and rng.random() >= noise / 2 for hide in inside]
+
+
+def masks(rng: Random, ids: list[int], spans: list[list[int]]) -> list[bool]:
+    """Draw one of the three ways to hide; at least one token is hidden."""
+    draw = rng.random()
+    if draw < 0.45:
+        hidden = token_masks(rng, len(ids))
+    elif draw < 0.6:
+        hidden = window_masks(rng, len(ids))
+    else:
+        hidden = span_masks(rng, ids, spans)
+    if not any(hidden):
+        hidden[rng.randrange(len(hidden))] = True
+    return hidden
+
+
+def full_sentence(rng: Random, item: Item) -> tuple[str, str]:
+    """Return a question that asks for a sentence, and the sentence."""
+    question = item.ask(rng)
+    lead = rng.choice(("In a full sentence: {}", "{} Answer in a full sentence."))
+    return lead.format(question.text), item.texts[0]
+
+
+def arithmetic(rng: Random) -> tuple[str, str]:
+    """Compose a word problem of one or two steps and its worked solution."""
+    name, thing, a, b, c = (
+        names.person(rng), one(rng, "noun") + "s", rng.randint(2, 60), rng.randint(2, 40),
+        rng.randint(2, 9),
+    )  # fmt: skip
+    if rng.random() < 0.35:
+        return f"{name} has {a} {thing} and gets {b} more. How many {thing} are there now?", (
+            f"{a} + {b} = {a + b}. The answer is {a + b}."
+        )
+    if rng.random() < 0.5:
+        a, b = max(a, b), min(a, b)
+        return f"{name} had {a} {thing} and gave away {b}. How many are left?", (
+            f"{a} - {b} = {a - b}. The answer is {a - b}."
+        )
+    total = b * c + a
+    question = f"{name} buys {c} boxes of {b} {thing} each and already has {a}. How many in all?"
+    return question, f"{c} x {b} = {b * c}. {b * c} + {a} = {total}. The answer is {total}."
+
+
+def salad(rng: Random) -> str:
+    """Compose a line of unrelated words and names, to be copied."""
+    lists = ("common", "common", "common", "noun", "adjective", "role", "abstract", "first", "last")
+    parts = [one(rng, rng.choice(lists)) for _ in range(rng.randint(4, 14))]
+    parts.insert(rng.randrange(len(parts)), names.fresh(rng, rng.choice(("person", "company"))))
+    return " ".join(parts)
+
+
+def _find(ids: list[int], span: list[int]) -> list[bool]:
+    inside = [False] * len(ids)
+    width = len(span)
+    for begin in range(len(ids) - width + 1):
+        if ids[begin : begin + width] == span:
+            inside[begin : begin + width] = [True] * width
+    return inside

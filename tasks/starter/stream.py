@@ -1,0 +1,138 @@
+"""The entity stream: items are stated for a while before anything is asked about them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
+
+from tasks.starter import samples
+from tasks.starter.items import Item, make_item
+from tasks.starter.samples import Encoder, Sample
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Shares of the tasks and the shape of an item's life, counted in exposures."""
+
+    active: int = 128
+    stated: tuple[int, int] = (25, 50)
+    asked: int = 30
+    ask_share: float = 0.5
+    one_wording: float = 0.7
+    plain: float = 0.15
+    permanents: int = 300
+    permanent: float = 0.12
+    overlay: float = 0.12
+    copying: float = 0.08
+    writing: float = 0.03
+    sums: float = 0.01
+    early_overlay: float = 0.2
+    early_copying: float = 0.5
+
+
+class Life:
+    """One streamed item with the count of its exposures."""
+
+    def __init__(self, rng: Random, mix: Mix, encoder: Encoder, worn: float = 0.0) -> None:
+        wordings = 1 if rng.random() < mix.one_wording else 4
+        self.item = make_item(rng, wordings=wordings)
+        self.ids = [encoder.encode(text) for text in self.item.texts]
+        self.spans = [encoder.encode(span) for span in self.item.spans]
+        self.stated = rng.randint(*mix.stated)
+        self.end = self.stated + mix.asked
+        self.count = round(worn * self.end)
+        self.asked: set[str] = set()
+
+
+class Stream:
+    """An endless, seeded source of samples; `permanent_seed` fixes the world of version 0."""
+
+    def __init__(self, encoder: Encoder, mix: Mix, seed: int, permanent_seed: int = 1) -> None:
+        self.encoder, self.mix, self.rng = encoder, mix, Random(seed)
+        self.permanents = permanent_items(mix.permanents, permanent_seed)
+        self.lives = [
+            Life(self.rng, mix, encoder, self.rng.random() * 0.5) for _ in range(mix.active)
+        ]
+
+    def __iter__(self) -> Iterator[Sample]:
+        while True:
+            yield self.sample()
+
+    def sample(self, early: bool = False) -> Sample:
+        """Draw the next sample; an early model gets more of what teaches it to copy."""
+        mix, rng = self.mix, self.rng
+        draw = rng.random()
+        for task, share in (
+            (self._overlay, mix.early_overlay if early else mix.overlay),
+            (self._copy, mix.early_copying if early else mix.copying),
+            (self._permanent, mix.permanent),
+            (self._write, mix.writing),
+            (self._sum, mix.sums),
+        ):
+            if draw < share:
+                return task()
+            draw -= share
+        return self._streamed()
+
+    def _streamed(self) -> Sample:
+        mix, rng = self.mix, self.rng
+        index = rng.randrange(mix.active)
+        life = self.lives[index]
+        life.count += 1
+        if life.count > life.end:
+            life = self.lives[index] = Life(rng, mix, self.encoder)
+        if life.count > life.stated and rng.random() < mix.ask_share:
+            question = life.item.ask(rng)
+            task = f"warm_{question.direction}"
+            if question.answer not in life.asked:  # never asked so far: what the update needs
+                life.asked.add(question.answer)
+                task = f"cold_{question.direction}"
+            return self.encoder.ask(question.text, question.answer, task)
+        choice = rng.randrange(len(life.ids))
+        if rng.random() < mix.plain:
+            return self.encoder.plain(life.item.texts[choice])
+        ids = life.ids[choice]
+        return self.encoder.demask(ids, samples.masks(rng, ids, life.spans))
+
+    def _permanent(self) -> Sample:
+        rng, encoder = self.rng, self.encoder
+        item = rng.choice(self.permanents)
+        if rng.random() < 0.6:
+            question = item.ask(rng)
+            return encoder.ask(question.text, question.answer, "permanent")
+        text = rng.choice(item.texts)
+        if rng.random() < 0.2:
+            return encoder.plain(text)
+        ids = encoder.encode(text)
+        return encoder.demask(ids, samples.masks(rng, ids, [encoder.encode(s) for s in item.spans]))
+
+    def _overlay(self) -> Sample:
+        rng = self.rng
+        item = make_item(rng, wordings=1)
+        notes = [item.texts[0]]
+        notes += [make_item(rng, wordings=1).texts[0] for _ in range(rng.choice((0, 0, 1, 1, 2)))]
+        rng.shuffle(notes)
+        if rng.random() < 0.08:
+            question, answer = samples.full_sentence(rng, item)
+            return self.encoder.ask(question, answer, "overlay", notes)
+        asked = item.ask(rng)
+        return self.encoder.ask(asked.text, asked.answer, "overlay", notes)
+
+    def _copy(self) -> Sample:
+        rng = self.rng
+        text = make_item(rng, wordings=1).texts[0] if rng.random() < 0.5 else samples.salad(rng)
+        ids = self.encoder.encode(text)
+        return self.encoder.demask(ids, samples.token_masks(rng, len(ids), 0.0, 0.15), "copy")
+
+    def _write(self) -> Sample:
+        item = make_item(self.rng, wordings=1)
+        question = item.ask(self.rng)
+        return self.encoder.write(item.texts[0], question.text, question.answer)
+
+    def _sum(self) -> Sample:
+        return self.encoder.ask(*samples.arithmetic(self.rng), "sum")
+
+
+def permanent_items(count: int, seed: int) -> list[Item]:
+    """Return the lasting items of the world, the same for every stream."""
+    rng = Random(seed)
+    return [make_item(rng, wordings=4) for _ in range(count)]

@@ -1,0 +1,178 @@
+"""Pretraining in slices: two gloo processes, bf16 autocast, a schedule set by the clock."""
+
+import json
+import os
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from rich.progress import Progress
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from tasks.starter.model import Plan, losses, new_model, optimizers
+from tasks.starter.packing import Packer
+from tasks.starter.samples import Encoder, Sample
+from tasks.starter.stream import Stream
+
+
+def rate(plan: Plan, done: float) -> float:
+    """Return the share of the peak learning rate at a share of the run (warm, stable, decay)."""
+    if done < plan.warmup:
+        return done / plan.warmup + 0.01
+    return min(1.0, max(0.0, (1.0 - done) / plan.decay))
+
+
+class Trainer:
+    """One process of a run; rank 0 logs and saves."""
+
+    def __init__(
+        self,
+        out: Path,
+        plan: Plan,
+        tokenizer: PreTrainedTokenizerFast,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device = torch.device("cpu"),
+    ) -> None:
+        self.out, self.plan, self.rank, self.world = out, plan, rank, world
+        self.device = device
+        self.model = new_model(plan, tokenizer).to(device)
+        self.optimizers = optimizers(self.model, plan)
+        # Compiled steps are a third faster, but need a C++ compiler.
+        compiled = shutil.which("c++") is not None and plan.minutes > 1
+        self.losses = torch.compile(losses, dynamic=False) if compiled else losses
+        self.step, self.spent, self.tokens = 0, 0.0, 0
+        if (out / "state.json").exists():
+            self._restore()
+        seed = plan.seed * 1_000_003 + self.step * 101 + rank
+        self.stream = Stream(Encoder(tokenizer), plan.mix, seed)
+        self.packer = Packer(self._draw, plan.rows)
+        self.recent: dict[str, list[float]] = {}
+
+    def run(self, stop_after_s: float | None = None) -> None:
+        """Train until the plan's minutes are spent, or for one slice of seconds."""
+        begun = saved = last = time.monotonic()
+        whole = self.plan.minutes * 60
+        with Progress(disable=self.rank > 0) as progress:
+            bar = progress.add_task("pretraining", total=whole, completed=int(self.spent))
+            while self.spent < whole:
+                self._step()
+                now = self._clock()
+                self.spent += now - last
+                last = now
+                progress.update(bar, completed=self.spent)
+                if self.rank == 0 and self.step % 50 == 0:
+                    self._log()
+                if now - saved > self.plan.save_every_s:
+                    self._save()
+                    saved = now
+                if stop_after_s is not None and now - begun > stop_after_s:
+                    break
+        self._save()
+
+    def _draw(self) -> Sample:
+        return self.stream.sample(self.spent < self.plan.copy_first * self.plan.minutes * 60)
+
+    def _clock(self) -> float:
+        """Return rank 0's clock, so that all processes stop and save at the same step."""
+        now = torch.tensor(time.monotonic(), dtype=torch.float64)
+        if self.world > 1:
+            dist.broadcast(now, 0)
+        return float(now)
+
+    def _step(self) -> None:
+        batch = self.packer.batch().to(self.device)
+        nats = self.losses(self.model, *batch.inputs)
+        (nats @ batch.weights / batch.weights.sum()).backward()
+        self._share_gradients()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        share = rate(self.plan, self.spent / (self.plan.minutes * 60))
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * share
+            optimizer.step()
+            optimizer.zero_grad()
+        self.step += 1
+        self.tokens += batch.ids.numel() * self.world
+        if self.rank == 0:
+            values = nats.detach()
+            for task, at in batch.tasks.items():
+                self.recent.setdefault(task, []).append(float(values[at].mean()))
+
+    def _share_gradients(self) -> None:
+        if self.world == 1:
+            return
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in gradients])
+        dist.all_reduce(flat)
+        flat /= self.world
+        parts = flat.split([g.numel() for g in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def _log(self) -> None:
+        means = {task: round(sum(v) / len(v), 3) for task, v in sorted(self.recent.items())}
+        line = {"step": self.step, "minutes": round(self.spent / 60, 2), "tokens": self.tokens}
+        with (self.out / "log.jsonl").open("a") as file:
+            file.write(json.dumps(line | means) + "\n")
+        self.recent.clear()
+
+    def _save(self) -> None:
+        if self.rank == 0:
+            tensors = {f"model.{n}": p.detach() for n, p in self.model.named_parameters()}
+            for i, optimizer in enumerate(self.optimizers):
+                for key, state in optimizer.state_dict()["state"].items():
+                    tensors |= {f"optimizer.{i}.{key}.{n}": t for n, t in state.items()}
+            _replace(self.out / "state.safetensors", tensors)
+            state = {"step": self.step, "spent": self.spent, "tokens": self.tokens}
+            temporary = self.out / "state.json.new"
+            temporary.write_text(json.dumps(state | {"plan": asdict(self.plan)}))
+            temporary.rename(self.out / "state.json")
+
+    def _restore(self) -> None:
+        state = json.loads((self.out / "state.json").read_text())
+        self.step, self.spent, self.tokens = state["step"], state["spent"], state["tokens"]
+        tensors = load_file(self.out / "state.safetensors")
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(tensors[f"model.{name}"])
+        for i, optimizer in enumerate(self.optimizers):
+            loaded = optimizer.state_dict()
+            states: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in tensors.items():
+                if name.startswith(f"optimizer.{i}."):
+                    _, _, key, part = name.split(".")
+                    states.setdefault(int(key), {})[part] = tensor
+            optimizer.load_state_dict({"state": states, "param_groups": loaded["param_groups"]})
+
+
+def _replace(path: Path, tensors: dict[str, Tensor]) -> None:
+    temporary = path.with_suffix(".new")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+    temporary.rename(path)
+
+
+def start(
+    rank: int,
+    world: int,
+    out: Path,
+    plan: Plan,
+    tokenizer: str,
+    slice_s: float | None,
+    device: str,
+) -> None:
+    """Run one process of the training; torch.multiprocessing calls it once per rank."""
+    torch.set_num_threads(1 if world > 1 else max(1, os.cpu_count() or 1))
+    if world > 1:
+        dist.init_process_group(
+            "gloo", init_method=f"file://{out.resolve()}/rendezvous", rank=rank, world_size=world
+        )
+    words = PreTrainedTokenizerFast.from_pretrained(tokenizer)
+    Trainer(out, plan, words, rank, world, torch.device(device)).run(slice_s)
+    if world > 1:
+        dist.destroy_process_group()
