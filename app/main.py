@@ -30,7 +30,12 @@ be pinned, activated and rolled back.
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Build the application; the database and the engine are opened when it starts."""
     app = FastAPI(
-        title="Almanac", version="1", description=DESCRIPTION, lifespan=_lifespan, redoc_url=None
+        title="Almanac",
+        version="1",
+        description=DESCRIPTION,
+        lifespan=_lifespan,
+        redirect_slashes=False,
+        redoc_url=None,
     )
     app.state.settings = settings or Settings()
     app.state.metrics = Metrics()

@@ -20,6 +20,7 @@ _OPENAI_TYPES = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
+_DETAILS = {404: "There is no such route.", 405: "The route doesn't take this method."}
 _SENT_IN = {"body", "query", "path", "header", "cookie"}
 MOST_ERRORS = 20
 MOST_POINTER = 200
@@ -142,7 +143,7 @@ def _validation(request: Request, exc: Exception) -> JSONResponse:
 
 def _http(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, HTTPException)  # noqa: S101 - narrows the type
-    status, detail = exc.status_code, str(exc.detail)
+    status, detail = exc.status_code, _DETAILS.get(exc.status_code, str(exc.detail))
     if isinstance(exc.__cause__, UnicodeDecodeError):
         status, detail = 422, "The body isn't valid UTF-8."
     return problem(request, status, detail, headers=dict(exc.headers or {}))

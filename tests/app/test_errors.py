@@ -37,6 +37,7 @@ def check(response: Any, status: int) -> dict[str, Any]:
 def test_unknown_routes_and_methods(client: TestClient) -> None:
     check(client.get("/v1/nothing"), 404)
     check(client.get("/nothing"), 404)
+    check(client.post("/v1/facts/", json={"text": "a"}), 404)
     assert "POST" in check_allow(client.put("/v1/facts"))
 
 
