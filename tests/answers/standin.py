@@ -22,8 +22,11 @@ class Standin:
     def __init__(self) -> None:
         self.loaded: set[str] = set()
         self.asked: list[dict] = []
-        self.failure: Response | None = None
-        self.gate = threading.Event()  # streams stop before their second piece until it is set
+        self.failure: Response | None = None  # the answer to every question
+        self.refuses_to_load = False
+        self.breaks_off = False  # streams end with an error
+        self.longest = 10**6  # characters of the last message
+        self.gate = threading.Event()  # answers wait for it half-way
         self.gate.set()
         self.waiting = threading.Event()
         self.cut_off = threading.Event()  # a reader went away in the middle of a stream
@@ -42,6 +45,8 @@ class Standin:
         if body["model"] not in self.loaded:
             return refusal(404, f"The model `{body['model']}` does not exist.", "NotFoundError")
         question = body["messages"][-1]["content"]
+        if len(question) > self.longest:
+            return refusal(400, "The prompt is too long.", "invalid_request_error")
         words = f"{body['model'][:12]} answers: {question.partition('say: ')[2] or question}".split(
             " "
         )
@@ -50,6 +55,7 @@ class Standin:
         if body.get("stream"):
             events = self.stream(body["model"], kept, finish, body.get("stream_options"))
             return StreamingResponse(events, media_type="text/event-stream")
+        await self.pause()
         usage = usage_of(len(kept))
         message = {"role": "assistant", "content": " ".join(kept)}
         choice = {"index": 0, "message": message, "finish_reason": finish}
@@ -60,11 +66,13 @@ class Standin:
     ) -> AsyncIterator[str]:
         try:
             for number, word in enumerate(words):
-                if number == 1 and not self.gate.is_set():
-                    self.waiting.set()
-                    await asyncio.to_thread(self.gate.wait, 10)
+                if number == 1:
+                    await self.pause()
                 text = word if number == 0 else f" {word}"
                 yield chunk(model, {"role": "assistant", "content": text}, None)
+            if self.breaks_off:
+                yield f"data: {json.dumps({'error': {'message': 'out of memory'}})}\n\n"
+                return
             yield chunk(model, {}, finish)
             if options and options["include_usage"]:
                 total = envelope("chat.completion.chunk", model) | {"usage": usage_of(len(words))}
@@ -74,12 +82,19 @@ class Standin:
             self.cut_off.set()
             raise
 
+    async def pause(self) -> None:
+        if not self.gate.is_set():
+            self.waiting.set()
+            await asyncio.to_thread(self.gate.wait, 10)
+
     async def models(self) -> dict:
         cards = [{"id": digest, "object": "model"} for digest in sorted(self.loaded)]
         return {"object": "list", "data": cards}
 
     async def load(self, request: Request) -> Response:
         body = await request.json()
+        if self.refuses_to_load:
+            return refusal(500, "model.safetensors has changed", "server_error")
         if not body["lora_path"].endswith(body["lora_name"]):
             return refusal(404, f"No checkpoint at {body['lora_path']}.", "NotFoundError")
         self.loaded.add(body["lora_name"])

@@ -6,11 +6,12 @@ import pytest
 from sqlalchemy import func, select
 
 from app.db import Database
-from app.errors import Conflict, NotFound
-from app.models import Activation, Audit, Checkpoint, Fact, Update, UpdateFact
+from app.errors import Conflict, NotFound, Unavailable
+from app.models import Activation, Audit
 from app.services import activations, checkpoints
 from app.services.activations import CurrentMoved
 from app.services.audit import Actor
+from tests.answers.conftest import add_fact, add_version, learn
 
 ANNA = Actor("anna")
 
@@ -23,15 +24,6 @@ def ledger(database: Database) -> Database:
         for version, parent in ((1, 0), (2, 1), (3, 0)):
             add_version(session, version, parent)
     return database
-
-
-def add_version(session, version, parent, status="ready"):
-    session.add(
-        Checkpoint(
-            version=version, digest=f"{version:064x}", kind="full", parent=parent, status=status
-        )
-    )
-    session.flush()
 
 
 def go(database, version, **options):
@@ -162,7 +154,8 @@ def test_lineage_follows_parents_only(ledger):
 @pytest.mark.parametrize("proven", [True, False])
 def test_a_version_that_learned_a_retracted_fact_is_refused(ledger, proven):
     with ledger.transaction() as session:
-        learn(session, 1, "Orla Venn founded Brack.", proven=proven, status="retracted")
+        fact = add_fact(session, "Orla Venn founded Brack.", "retracted")
+        learn(session, fact, 1, proven=proven)
     with pytest.raises(Conflict, match="allow_retracted"):
         go(ledger, 2)
     with pytest.raises(Conflict, match="allow_retracted"):
@@ -171,12 +164,6 @@ def test_a_version_that_learned_a_retracted_fact_is_refused(ledger, proven):
     assert go(ledger, 2, allow_retracted=True).version == 2
 
 
-def learn(session, version, text, *, proven=True, status="trained"):
-    fact = Fact(text=text, text_digest=f"{abs(hash(text)):064x}"[:64], status=status)
-    update = Update(recipe={}, status="succeeded")
-    session.add_all((fact, update))
-    session.flush()
-    session.add(UpdateFact(update_id=update.id, fact_id=fact.id, active=False, proven=proven))
-    checkpoints.get(session, version).update_id = update.id
-    session.flush()
-    return fact
+def test_nothing_answers_before_the_base_is_registered(database):
+    with database.reading() as session, pytest.raises(Unavailable, match="No base model"):
+        checkpoints.resolve(session, None)

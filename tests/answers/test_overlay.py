@@ -5,19 +5,11 @@ from datetime import timedelta
 import pytest
 
 from app.db import Database, utc_now
-from app.models import Activation, Checkpoint, Fact, Update, UpdateFact
+from app.models import Activation
 from app.services import activations, checkpoints, overlay
 from app.services.audit import SYSTEM
+from tests.answers.conftest import add_fact, add_version, learn
 from tests.answers.corpus import FACTS, TYPED, UNRELATED
-
-
-def store(session, text, status="pending", number=0, **fields):
-    fact = Fact(
-        id=f"fact_{number:05}", text=text, text_digest=f"{number:064x}", status=status, **fields
-    )
-    session.add(fact)
-    session.flush()
-    return fact
 
 
 def ask(database: Database, question, limit=3):
@@ -29,7 +21,7 @@ def ask(database: Database, question, limit=3):
 def corpus(database):
     with database.transaction() as session:
         for number, (text, _, _) in enumerate(FACTS):
-            store(session, text, number=number)
+            add_fact(session, text, number=number)
     return database
 
 
@@ -53,7 +45,7 @@ def test_both_databases_give_the_same_lists(sqlite_url, postgres_url):
         database = Database(url)
         with database.transaction() as session:
             for number, (text, _, _) in enumerate(FACTS):
-                store(session, text, number=number)
+                add_fact(session, text, number=number)
         questions = [*UNRELATED, *TYPED, *(q for fact in FACTS for q in fact[1:])]
         answers.append({question: ask(database, question, limit=20) for question in questions})
         database.close()
@@ -94,11 +86,11 @@ def test_a_long_question_is_answered(corpus):
 def test_the_rare_match_is_found_among_many(database):
     """More facts share each word than are looked at: the pair of words finds the one meant."""
     with database.transaction() as session:
-        store(session, "The harbour of Torrim Vale has nine cranes.", number=0)
+        add_fact(session, "The harbour of Torrim Vale has nine cranes.", number=0)
         for number in range(1, 150):
-            store(session, f"The inn of Torrim Vale has {number} beds.", number=number)
+            add_fact(session, f"The inn of Torrim Vale has {number} beds.", number=number)
         for number in range(150, 300):
-            store(session, f"The harbour of Number{number} has two cranes.", number=number)
+            add_fact(session, f"The harbour of Number{number} has two cranes.", number=number)
     found = ask(database, "How many cranes has the harbour of Torrim Vale?", limit=1)
     assert found == ["The harbour of Torrim Vale has nine cranes."]
 
@@ -108,7 +100,7 @@ def test_only_waiting_facts_are_given(database):
     others = ("quarantined", "rejected", "superseded", "retracted")
     with database.transaction() as session:
         for number, status in enumerate(waiting + others):
-            store(session, f"Orla Venn founded {status.title()}ville.", status, number)
+            add_fact(session, f"Orla Venn founded {status.title()}ville.", status, number)
     found = [bool(ask(database, f"Who founded {s.title()}ville?")) for s in waiting + others]
     assert found == [True] * 4 + [False] * 4
 
@@ -119,7 +111,7 @@ def test_validity_dates(database):
     with database.transaction() as session:
         for number, (begin, end) in enumerate(cases):
             text = f"Orla Venn founded Town {number}."
-            store(session, text, number=number, valid_from=begin, valid_until=end)
+            add_fact(session, text, number=number, valid_from=begin, valid_until=end)
     found = [bool(ask(database, f"Who founded Town {number}?")) for number in range(5)]
     assert found == [True] * 3 + [False] * 2
 
@@ -127,14 +119,8 @@ def test_validity_dates(database):
 def test_held_is_given_learned_and_rolled_back_are_not(database):
     with database.transaction() as session:
         checkpoints.register_base(session, "0" * 64, 1)
-        update = Update(recipe={}, status="succeeded")
-        fact = store(session, "Orla Venn founded Brack.", "trained")
-        session.add(update)
-        session.flush()
-        session.add(UpdateFact(update_id=update.id, fact_id=fact.id, active=False, proven=True))
-        session.add(
-            Checkpoint(version=1, digest="1" * 64, kind="full", parent=0, update_id=update.id)
-        )
+        add_version(session, 1, parent=0)
+        learn(session, add_fact(session, "Orla Venn founded Brack.", "trained"), 1)
     held = ask(database, "Who founded Brack?")
     with database.transaction() as session:
         activations.activate(session, SYSTEM, 1, kind="automatic")
