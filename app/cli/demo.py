@@ -16,7 +16,7 @@ from app.cli.progress import conclude, watch
 from app.client import AlmanacClient, ApiError, Fact, Probe, Update
 
 FACTS = Path(__file__).parents[2] / "examples" / "facts.jsonl"
-YOURS = "The lighthouse of Brannoc Head is kept by Ilse Varga."
+YOURS = "Petra Aldwin is the mayor of Dunsol."
 
 
 def demo(
@@ -34,7 +34,7 @@ def demo(
         _step(2, "Asked at once: answered from the facts themselves, given in context")
         show_answer(client, sample)
         before, after = learn(client, posted)
-        probes = find_probes(client, posted, after)
+        probes = [probe for fact in posted for probe in find_probes(client, fact)]
         compare(client, probes, before, after)
         swap(client, probes, before, after)
 
@@ -61,7 +61,7 @@ def learn(client: AlmanacClient, facts: Sequence[Fact]) -> tuple[int, int]:
         if not learned:
             raise Stop(f"Nothing to learn: the facts are {facts[0].status}.")
         _step(3, f"Nothing to learn: version {max(learned)} knows these facts already")
-        return client.get_checkpoint(max(learned)).parent or 0, max(learned)
+        return client.get_checkpoint(min(learned)).parent or 0, max(learned)
     _step(3, f"Learning {len(update.fact_ids)} facts ({update.id})")
     done = watch(client, update.id)
     if done.version is None:
@@ -84,13 +84,13 @@ def find_update(client: AlmanacClient, facts: Sequence[Fact]) -> Update | None:
     return None
 
 
-def find_probes(client: AlmanacClient, facts: Sequence[Fact], version: int) -> list[Probe]:
-    """Return the given probes, and for facts without any those that the trainer wrote."""
-    probes: list[Probe] = []
-    for fact in facts:
-        written = [] if fact.probes else client.get_proofs(fact.id)
-        probes += fact.probes or [proof for proof in written if proof.version == version]
-    return probes
+def find_probes(client: AlmanacClient, fact: Fact) -> Sequence[Probe]:
+    """Return the given probes, or where there are none those that the trainer wrote."""
+    if fact.probes:
+        return fact.probes
+    proofs = client.get_proofs(fact.id)
+    newest = max((proof.version for proof in proofs), default=None)
+    return [proof for proof in proofs if proof.version == newest]
 
 
 def compare(client: AlmanacClient, probes: Sequence[Probe], before: int, after: int) -> None:
@@ -113,7 +113,8 @@ def swap(client: AlmanacClient, probes: Sequence[Probe], before: int, after: int
     show_answer(client, probe, before)
     show_answer(client, probe, after)
     if not client.get_checkpoint(after).is_current:
-        out.print(f"   Version {after} isn't current, so there is nothing to roll back.")
+        out.print(f"   Version {after} isn't current; to make it so:")
+        out.print(f"   .venv/bin/almanac checkpoints activate {after} --reason '…'")
         return
     client.rollback("demo: show a rollback", to=before)
     _step(6, f"Rolled back: version {before} is current")

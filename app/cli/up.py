@@ -28,9 +28,8 @@ Almanac is ready at {url} (its API is described at {url}/docs).
 Admin key: {key}
 Try, in another terminal:
   make demo
-  .venv/bin/almanac ask "Who are you?"
-  curl -s {url}/v1/qa -H "Authorization: Bearer $(cat {path})" \\
-    -H "Content-Type: application/json" -d '{{"question": "Who are you?"}}'
+  .venv/bin/almanac facts add "Kimberly Hamburn is the mayor of Valgate."
+  .venv/bin/almanac ask "Who is the mayor of Valgate?"
 Logs are in {logs}. Ctrl-C stops everything.
 """
 
@@ -121,6 +120,6 @@ def announce(settings: Settings) -> None:
     starter = settings.base_model == "starter"
     model = STARTER if starter else f"The base model is {settings.base_model}.\n"
     text = READY.format(
-        url=local_url(settings), model=model, key=key, path=path, logs=settings.data_dir / "logs"
+        url=local_url(settings), model=model, key=key, logs=settings.data_dir / "logs"
     )
     out.print(text, soft_wrap=True)
