@@ -33,31 +33,58 @@ class Job:
 
     async def finished(self) -> str:
         """Wait for the whole answer; raise what stopped it."""
-        async for _ in self.pieces():
-            pass
+        while self.row.finish is None:
+            await self.changed.wait()
+            self.changed.clear()
+        if self.error:
+            raise self.error
         return decode(self.bundle, self.row.tokens)
 
     async def pieces(self) -> AsyncIterator[str]:
         """Yield the answer as it grows; joined, the pieces are the answer."""
-        sent = ""
-        while True:
+        reader = Reader(self.bundle)
+        finished = False
+        while not finished:
             await self.changed.wait()
             self.changed.clear()
             if self.error:
                 raise self.error
             finished = self.row.finish is not None
-            text = decode(self.bundle, self.row.tokens)
-            # A character of several tokens reads as U+FFFD until its last one is there.
-            text = text if finished else text.rstrip("\ufffd").rstrip()
-            if len(text) > len(sent) and text.startswith(sent):
-                yield text[len(sent) :]
-                sent = text
-            if finished:
-                return
+            if piece := reader.read(self.row.tokens, finished):
+                yield piece
 
     def cancel(self) -> None:
         """Free the row's place at the next step; a finished job stays as it is."""
         self.row.finish = self.row.finish or "cancelled"
+
+
+class Reader:
+    """Turns a growing list of tokens into pieces of text; joined, they are ``decode`` of all."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._tokenizer = bundle.tokenizer
+        self._from = self._to = 0  # the last tokens read: a tokenizer may join theirs to the next
+        self._held = ""
+        self._started = False
+
+    def read(self, tokens: Sequence[int], finished: bool) -> str:
+        """Return the text that the tokens since the last call add, as far as it is settled."""
+        known = self._decode(tokens[self._from : self._to])
+        text = self._decode(tokens[self._from :])
+        # A character of several tokens reads as U+FFFD until its last one is there.
+        if finished or not text.endswith("\ufffd"):
+            self._held += text[len(known) :]
+            self._from, self._to = self._to, len(tokens)
+        if not self._started:
+            self._held = self._held.lstrip()
+        piece = self._held.rstrip()  # an answer's last white space is not part of it
+        self._held = self._held[len(piece) :]
+        self._started = self._started or bool(piece)
+        return piece
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        return text
 
 
 class Scheduler:

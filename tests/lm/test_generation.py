@@ -2,14 +2,18 @@
 
 import random
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from app.errors import Invalid
-from app.lm import generation
+from app.lm import chat, generation
 from app.lm.generation import Batch, Row, generate
 from app.lm.loading import Bundle
+from app.lm.scheduler import Reader
 from tests.lm.models import SENTENCES
 
 TOKENS = 24
@@ -128,3 +132,16 @@ def test_a_model_in_training_mode_stays_so(bundle: Bundle):
         assert bundle.model.training
     finally:
         bundle.model.eval()
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_pieces_of_any_answer_join_to_the_whole(bundle: Bundle, data: st.DataObject):
+    token = st.integers(0, len(bundle.tokenizer) - 1)
+    text = st.text(alphabet="aé灯👩‍🚀 \n").map(partial(chat.encode_text, bundle.tokenizer))
+    tokens = data.draw(st.one_of(st.lists(token, max_size=30), text))
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(tokens)))))
+    reader = Reader(bundle)
+    pieces = [reader.read(tokens[:cut], finished=False) for cut in cuts]
+    pieces.append(reader.read(tokens, finished=True))
+    assert "".join(pieces) == generation.decode(bundle, tokens)
