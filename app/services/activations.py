@@ -63,7 +63,9 @@ def activate(
     if last is not None and last.version == version:
         return last
     if not allow_retracted:
-        _refuse_retracted(session, version)
+        # An update goes on from current: what current contains already, it doesn't bring back.
+        known = lineage(session, last.version) if last and kind == "automatic" else set()
+        _refuse_retracted(session, lineage(session, version) - known)
     row = Activation(previous_id=last.id if last else 0, version=version, kind=kind)
     row.reason, row.actor = reason, actor.name
     append(session, row)
@@ -158,18 +160,17 @@ def check_ready(session: Session, version: int) -> None:
         raise Conflict(f"Version {version} is {checkpoint.status}; only a ready one can serve.")
 
 
-def _refuse_retracted(session: Session, version: int) -> None:
-    """Raise `Conflict` when a retracted fact was trained, proven or not, in the lineage."""
-    tree = ancestry(Checkpoint.version == version)
+def _refuse_retracted(session: Session, versions: set[int]) -> None:
+    """Raise `Conflict` when an update of these versions trained a retracted fact, proven or not."""
     retracted = session.scalars(
         select(Fact.id)
         .join(UpdateFact, UpdateFact.fact_id == Fact.id)
         .join(Checkpoint, Checkpoint.update_id == UpdateFact.update_id)
-        .where(Fact.status == "retracted", Checkpoint.version.in_(select(tree.c.version)))
+        .where(Fact.status == "retracted", Checkpoint.version.in_(versions))
         .limit(3)
     ).all()
     if retracted:
         raise Conflict(
-            f"Version {version} has learned retracted facts ({', '.join(retracted)} …). "
+            f"The version was trained on facts that are retracted ({', '.join(retracted)} …). "
             "Activate it with `allow_retracted` and a reason if that is meant."
         )

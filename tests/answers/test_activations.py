@@ -167,3 +167,19 @@ def test_a_version_that_learned_a_retracted_fact_is_refused(ledger, proven):
 def test_nothing_answers_before_the_base_is_registered(database):
     with database.reading() as session, pytest.raises(Unavailable, match="No base model"):
         checkpoints.resolve(session, None)
+
+
+def test_an_update_after_a_retraction_is_activated(ledger):
+    """It goes on from current, which contains the fact already; going back to it is refused."""
+    with ledger.transaction() as session:
+        fact = add_fact(session, "Orla Venn founded Brack.", "trained")
+        learn(session, fact, 1)
+    go(ledger, 1, kind="automatic", expected_current=0)
+    with ledger.transaction() as session:
+        session.merge(fact).status = "retracted"
+    assert go(ledger, 2, kind="automatic", expected_current=1).version == 2
+    with pytest.raises(Conflict, match="allow_retracted"):
+        back(ledger)
+    go(ledger, 3)
+    with pytest.raises(Conflict, match="allow_retracted"):
+        go(ledger, 1, kind="automatic")
