@@ -6,9 +6,11 @@ A poke only spares the worker's next look at the database; losing or doubling on
 import logging
 from functools import cache
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 from celery import Celery
+from kombu.transport import TRANSPORT_ALIASES, filesystem
 
 from app.config import Settings
 
@@ -23,11 +25,34 @@ HASTE = {
 log = logging.getLogger(__name__)
 
 
+class Channel(filesystem.Channel):  # type: ignore[misc]
+    """Kombu's queue in files, where a wiped folder is an empty queue and half a message none.
+
+    Kombu lets both errors through, and Celery's worker ends on them.
+    """
+
+    def _get(self, queue: str) -> Any:
+        try:
+            return super()._get(queue)
+        except (OSError, ValueError) as error:
+            log.warning("the broker's folder: %r", error)
+            raise Empty from error
+
+
+class Files(filesystem.Transport):  # type: ignore[misc]
+    """Kombu's filesystem transport with the channel above."""
+
+    Channel = Channel
+
+
+TRANSPORT_ALIASES["files"] = f"{__name__}:Files"
+
+
 def create_celery(broker: str, data_dir: Path, transport: dict[str, Any] | None = None) -> Celery:
     """Make a Celery app over this broker, with more options for its transport where given."""
     options = {**_folders(broker, data_dir), **(transport or {})}
-    # kombu warns of a URL without a host, which means nothing to files.
-    url = "filesystem://localhost" if _is_files(broker) else broker
+    # Kombu warns of a URL without a host, which means nothing to files.
+    url = "files://localhost" if _is_files(broker) else broker
     celery = Celery("almanac", broker=url, set_as_current=False)
     celery.conf.update(
         accept_content=["json"],

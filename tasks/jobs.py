@@ -9,4 +9,5 @@ from app.queue import RUN_UPDATE
 
 def register(celery: Celery, run_update: Callable[[str], None]) -> None:
     """Add the tasks to the worker's app."""
-    celery.task(run_update, name=RUN_UPDATE)
+    # Celery would share it with every other app in this process.
+    celery.task(run_update, name=RUN_UPDATE, shared=False)

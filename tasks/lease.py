@@ -56,9 +56,13 @@ class Lease:
         self._done.set()
         self._thread.join()
 
+    def is_lost(self) -> bool:
+        """Say whether the run is no longer ours, as far as was heard."""
+        return self._cancelled is None
+
     def check(self) -> None:
         """Raise Fenced, Cancelled or Stopped where there is a reason to stop."""
-        if self._cancelled is None:
+        if self.is_lost():
             raise Fenced
         if self._cancelled:
             raise Cancelled

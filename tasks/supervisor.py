@@ -76,16 +76,24 @@ class Supervisor:
             self._end(runs.abandon, run)
         except Stopped:
             self._end(runs.release, run, "worker_stopped")
-        except TrainerFailed as failure:
-            log.warning("update %s: %s", run.update_id, failure)
-            self._end(runs.fail, run, failure.error)
-        except (OSError, OperationalError, InterfaceError, DomainError) as trouble:
-            log.exception("update %s can't be run here now", run.update_id)
+        except Exception as error:
+            lease.renew()
+            if lease.is_lost():  # then its folder may be gone, which explains any error
+                raise Fenced from error
+            self._give_up(run, error)
+
+    def _give_up(self, run: Run, error: Exception) -> None:
+        """Count a failure against the update, or give it back where the fault isn't its own."""
+        if isinstance(error, TrainerFailed):
+            log.warning("update %s: %s", run.update_id, error)
+            self._end(runs.fail, run, error.error)
+        elif isinstance(error, (OSError, OperationalError, InterfaceError, DomainError)):
+            log.error("update %s can't be run here now", run.update_id, exc_info=error)
             self.stop.wait(PAUSE_S)
-            self._end(runs.release, run, f"runner_failed: {trouble}"[:500])
-        except Exception as bug:
-            log.exception("update %s met a bug", run.update_id)
-            self._end(runs.fail, run, {"type": "internal", "detail": repr(bug)})
+            self._end(runs.release, run, f"runner_failed: {error}"[:500])
+        else:
+            log.error("update %s met a bug", run.update_id, exc_info=error)
+            self._end(runs.fail, run, {"type": "internal", "detail": repr(error)[:500]})
 
     def _end(self, end: Callable[..., object], *arguments: object) -> None:
         with self.database.transaction() as session:

@@ -1,4 +1,4 @@
-"""The application over a real database of each kind, with a registered base model and some facts."""
+"""The application over a real database of each kind, with a base model and some facts."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

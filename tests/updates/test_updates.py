@@ -305,7 +305,7 @@ class TestEvents:
 
 
 def test_without_a_base_model_nothing_is_opened(
-    settings: Settings, client: TestClient, database: Database, submit: Submit
+    client: TestClient, database: Database, submit: Submit
 ) -> None:
     with database.transaction() as session:
         session.execute(delete(Activation))

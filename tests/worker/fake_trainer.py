@@ -1,0 +1,99 @@
+"""A trainer without torch that keeps the contract of `python -m tasks.training JOB_DIR`.
+
+While the file ``hold`` lies in the store it tells its step again and again. Words in the facts
+decide the rest: POISON (it dies), UNPROVEN, FORGOTTEN (the gate rejects), MUTE (no events).
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from app.lm import store
+
+SUPERVISOR = os.getppid()
+
+
+def main(folder: Path) -> None:
+    head = json.loads((folder / "job.json").read_text())
+    facts = [json.loads(line) for line in (folder / "facts.jsonl").read_text().splitlines()]
+    words = " ".join(fact["text"] for fact in facts)
+    (folder / "trainer.pid").write_text(str(os.getpid()))
+    with (folder / "events.jsonl").open("w") as events:
+        hold(Path(head["store"]) / "hold", lambda **event: tell(events, "MUTE" in words, event))
+    if "POISON" in words:
+        sys.exit("this fact is poison")
+    proofs = [prove(fact) for fact in facts]
+    outcome = "activate" if any(proof["proven"] for proof in proofs) else "hold"
+    result = {
+        "status": "succeeded",
+        "digest": make_checkpoint(folder, head),
+        "facts": proofs,
+        "regressions": {"older": {"asked": 0, "before": 0, "after": 0}},
+        "verdict": {
+            "outcome": "reject" if "FORGOTTEN" in words else outcome,
+            "reasons": [f"{len(facts)} facts taught"],
+        },
+        "metrics": {"steps": 2},
+    }
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def tell(events, mute: bool, event: dict) -> None:
+    if not mute:
+        events.write(json.dumps(event) + "\n")
+        events.flush()
+
+
+def hold(gate: Path, tell) -> None:
+    tell(phase="preparing")
+    while True:
+        tell(phase="training", step=1, total_steps=2, loss=0.5, eta_s=1)
+        if not gate.exists():
+            break
+        if os.getppid() != SUPERVISOR:  # as PDEATHSIG does for the real one
+            sys.exit(1)
+        time.sleep(0.05)
+    tell(phase="proving")
+
+
+def prove(fact: dict) -> dict:
+    proven = "UNPROVEN" not in fact["text"]
+    probes = [
+        {
+            **probe,
+            "before": "I don't know.",
+            "after": probe["answers"][0] if proven else "I don't know.",
+            "exact": proven,
+            "contains": proven,
+            "rouge1": float(proven),
+            "passed": proven,
+        }
+        for probe in fact["probes"]
+    ]
+    return {"id": fact["id"], "proven": proven, "probes": probes}
+
+
+def make_checkpoint(folder: Path, head: dict) -> str:
+    checkpoint = folder / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "config.json").write_text("{}")
+    (checkpoint / "model.safetensors").write_bytes(b"weights")
+    return store.seal(
+        checkpoint,
+        kind="full",
+        parent=head["parent"],
+        model_class="LlamaForCausalLM",
+        parameters=1_000_000,
+        mask_token="[MASK]",
+        mask_id=3,
+        context_length=256,
+        recipe=head["recipe"],
+        update_id=head["update_id"],
+        token=head["token"],
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
