@@ -11,8 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
-from safetensors.torch import save_file
+from peft import (
+    LoraConfig,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from safetensors.torch import load_file, save_file
 
 from app.lm import store
 from app.lm.loading import Bundle, load, pick_device
@@ -66,8 +71,7 @@ def prepare(bundle: Bundle, recipe: Recipe, folder: Path) -> Trainee:
         model = get_peft_model(bundle.model, _lora(recipe))
     else:
         model = bundle.model
-        for name, weight in model.named_parameters():
-            weight.requires_grad_("lora_" in name)
+        _thaw_adapter(model, store.path_of(folder, bundle.digest))
     return Trainee(replace(bundle, model=model), "adapter", root, base_folder)
 
 
@@ -81,6 +85,15 @@ def _lora(recipe: Recipe) -> LoraConfig:
     )
 
 
+def _thaw_adapter(model: Any, folder: Path) -> None:
+    """Make a loaded adapter trainable, with its float32 factors as they were saved."""
+    for name, weight in model.named_parameters():
+        if "lora_" in name:
+            weight.data = weight.data.float()
+            weight.requires_grad_(True)
+    set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
+
+
 def _save_adapter(model: Any, root: str, folder: Path) -> None:
     weights = get_peft_model_state_dict(model, save_embedding_layers=False)
     weights = {name: weight.contiguous() for name, weight in weights.items()}
@@ -90,6 +103,11 @@ def _save_adapter(model: Any, root: str, folder: Path) -> None:
     config["target_modules"] = sorted(config["target_modules"])  # a set: its order isn't stable
     text = json.dumps(config, indent=1, sort_keys=True, default=str)
     (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+    # What is proven now is what the engine will serve: the factors in the root's compute type.
+    compute = next(model.parameters()).dtype
+    for name, weight in model.named_parameters():
+        if "lora_" in name:
+            weight.data = weight.data.to(compute)
 
 
 def _save_full(model: Any, base_folder: Path, folder: Path) -> None:

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from app.lm import store
 from app.lm.generation import generate
 from app.lm.loading import Bundle, load
 from app.recipe import Recipe
 from tasks.training.__main__ import carry_out
-from tasks.training.data import Curriculum, replayed
+from tasks.training.data import Curriculum, Lessons, replayed
 from tasks.training.job import read_job
 from tasks.training.loop import train
 from tasks.training.method import load_parent, prepare
@@ -233,3 +234,30 @@ def test_training_leaves_a_frozen_root_alone(make_job: MakeJob, objects: Path, b
     assert all(torch.equal(before[name], after[name]) for name in before)
     base_weights = [w for n, w in trainee.bundle.model.named_parameters() if "lora_" not in n]
     assert not any(weight.requires_grad for weight in base_weights)
+
+
+def test_an_adapter_beside_a_bf16_root_is_trained_in_float32(
+    make_job: MakeJob, objects: Path
+) -> None:
+    """As on a GPU: what was learned before must not be rounded to bf16."""
+    first = make_job("first", method="lora", epochs=2, lr=3e-3)
+    carry_out(first)
+    digest = published(objects, first)
+    served = load(objects, digest, dtype=torch.bfloat16)
+    recipe = Recipe(method="lora", epochs=2)
+    trainee = prepare(served, recipe, objects)
+    factors = load_file(first / "checkpoint" / "adapter_model.safetensors")
+    ready = {
+        name.replace(".default", ""): weight
+        for name, weight in trainee.bundle.model.named_parameters()
+        if "lora_" in name
+    }
+    assert factors.keys() == ready.keys()
+    assert all(torch.equal(factors[name], ready[name]) for name in factors)
+
+    train(trainee.bundle, Lessons(read_job(first).facts), Recipe(epochs=2), on_step=lambda _: None)
+    trainee.save(first / "again")
+    kinds = {weight.dtype for weight in trainee.bundle.model.parameters()}
+    assert kinds == {torch.bfloat16}, "it is proven as it will be served"
+    saved = load_file(first / "again" / "adapter_model.safetensors")
+    assert {weight.dtype for weight in saved.values()} == {torch.float32}
