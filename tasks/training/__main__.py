@@ -41,6 +41,7 @@ def carry_out(folder: Path) -> dict[str, Any]:
     """Do the job in this process and return its result, also where it failed for a known reason."""
     # cuBLAS reads this once, when torch first uses the GPU; without it sums vary from run to run.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    import app.lm  # noqa: F401, I001 - its setting for OpenMP must precede torch
     import torch
 
     from tasks.training.run import run
