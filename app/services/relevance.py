@@ -138,7 +138,7 @@ def score(question: Text, fact: Text) -> float:
     shared = sum(_has_form(word, fact) for word in plain)
     found = (covered + shared) / (NAME_WEIGHT * len(names) + len(plain))
     if covered:
-        enough = found >= MIN_SCORE
+        enough = found > MIN_SCORE
     elif len(plain) == 1:  # "where is glimmerfen?", but not "what is water?"
         enough = found == 1 and plain[0] in fact.capitals
     elif found == 1:  # "who discovered korvanite?"
