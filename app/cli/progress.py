@@ -39,15 +39,19 @@ def watch(client: AlmanacClient, update_id: str) -> Update:
 
 def position(event: Event) -> float:
     """Return the bar's position in percent."""
-    start, end = SPANS[event.data["phase"]]
-    total = event.data.get("total_steps") or 0
-    share = min((event.data.get("step") or 0) / total, 1.0) if total else 0.0
-    return start + (end - start) * share
+    data = event.data
+    start, end = SPANS[data["phase"]]
+    done, total = (data.get("step"), data.get("total_steps"))
+    if total is None:
+        done, total = (data.get("asked"), data.get("exams"))
+    return start + (end - start) * min((done or 0) / total, 1.0) if total else start
 
 
 def describe(event: Event) -> str:
-    """Say what is known of the phase: step, loss, recall."""
+    """Say what is known of the phase: questions asked, or steps, loss and recall."""
     data, parts = event.data, []
+    if data.get("exams"):
+        parts.append(f"question {data.get('asked')} of {data['exams']}")
     if data.get("total_steps"):
         parts.append(f"step {data.get('step')} of {data['total_steps']}")
     if data.get("loss") is not None:
