@@ -48,7 +48,14 @@ def generate(bundle: Bundle, prompts: Sequence[Sequence[int]], max_tokens: int) 
     waiting = sorted(rows, key=lambda row: len(row.prompt))  # alike lengths need little padding
     training = bundle.model.training
     bundle.model.eval()
-    batch = Batch(bundle)
+    try:
+        _run(Batch(bundle), waiting)
+    finally:
+        bundle.model.train(training)
+    return [decode(bundle, row.tokens) for row in rows]
+
+
+def _run(batch: "Batch", waiting: list[Row]) -> None:
     while waiting or batch.rows:
         if waiting and len(batch.rows) <= MAX_ROWS // 2:
             count = MAX_ROWS - len(batch.rows)
@@ -57,8 +64,6 @@ def generate(bundle: Bundle, prompts: Sequence[Sequence[int]], max_tokens: int) 
         else:
             batch.step()
         batch.sweep()
-    bundle.model.train(training)
-    return [decode(bundle, row.tokens) for row in rows]
 
 
 def decode(bundle: Bundle, tokens: Sequence[int]) -> str:

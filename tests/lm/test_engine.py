@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def test_concurrent_questions_to_several_checkpoints_are_answered_as_alone(
     engine: Start, tiny: TinyStore
 ):
     names = ["llama", "other", "adapter"]
-    asked = questions(16)
+    asked = questions(10)
     expected = [answer for name in names for answer in answers(tiny, name, asked)]
     requests = [body(tiny.digests[name], question) for name in names for question in asked]
     order = random.Random(0).sample(range(len(requests)), len(requests))
@@ -74,6 +75,19 @@ def test_concurrent_questions_to_several_checkpoints_are_answered_as_alone(
 
     assert asyncio.run(ask_all(engine())) == expected
     assert len(set(expected)) > len(asked)
+
+
+def test_a_long_answer_holds_up_neither_its_own_checkpoint_nor_another(
+    engine: Start, tiny: TinyStore
+):
+    url = engine(max_batch=2)
+    endless = body(tiny.digests["endless"], "Go on.", 900_000, stream=True)
+    with httpx.stream("POST", url + CHAT, json=endless, timeout=60) as response:
+        lines = response.iter_lines()  # to let go of it would hang up
+        assert next(lines)
+        for name in ("endless", "llama", "other", "endless", "llama"):
+            assert said(ask(url, tiny.digests[name])) == answers(tiny, name, ["Who is it?"])[0]
+        assert next(lines) is not None
 
 
 def test_a_streamed_answer_is_the_plain_one(engine: Start, tiny: TinyStore):
@@ -259,6 +273,17 @@ def test_sampling_follows_its_seed(engine: Start, tiny: TinyStore):
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+def wait_until_up(url: str, process: subprocess.Popen[bytes]) -> None:
+    while True:
+        try:
+            assert httpx.get(url + "/health").status_code == 200
+        except httpx.TransportError:
+            with suppress(subprocess.TimeoutExpired):
+                pytest.fail(f"the engine ended with status {process.wait(0.2)}")
+        else:
+            return
+
+
 def test_the_process_keeps_the_contract_and_stops_when_told(tiny: TinyStore):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -268,9 +293,7 @@ def test_the_process_keeps_the_contract_and_stops_when_told(tiny: TinyStore):
     process = subprocess.Popen(command + options)
     try:
         url, digest = f"http://127.0.0.1:{port}", tiny.digests["llama"]
-        connect = httpx.HTTPTransport(retries=12)  # with growing pauses, about a minute in all
-        with httpx.Client(transport=connect) as client:
-            assert client.get(url + "/health").status_code == 200
+        wait_until_up(url, process)
         check_all(url, digest, str(tiny.path / "objects" / digest))
         process.terminate()
         assert process.wait(20) == -signal.SIGTERM

@@ -42,10 +42,10 @@ def alone(bundle: Bundle, prompt: list[int], max_tokens: int = TOKENS) -> list[i
 
 
 def test_a_mixed_batch_answers_as_one_by_one(bundle: Bundle):
-    asked = prompts(bundle, 40)
+    asked = prompts(bundle, 24)
     expected = [generation.decode(bundle, alone(bundle, prompt)) for prompt in asked]
     assert generate(bundle, asked, TOKENS) == expected
-    assert len(set(expected)) > 20  # the test would show a mix-up
+    assert len(set(expected)) > 15  # the test would show a mix-up
 
 
 def test_more_prompts_than_rows_join_as_others_leave(

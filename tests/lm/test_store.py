@@ -72,7 +72,9 @@ def test_publishing_over_a_damaged_copy_is_refused(tmp_path: Path):
         stores.publish(tmp_path, again)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     name=st.sampled_from([*CONTENT, "manifest.json"]),
     place=st.integers(min_value=0, max_value=10_000),
