@@ -3,13 +3,12 @@
 import argparse
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
+from app.recipe import Recipe
 from tasks.starter.build import build
 from tasks.starter.evaluate import measure, overlay, written
-from tasks.starter.update import Recipe
 
 
 def main() -> None:
@@ -28,10 +27,7 @@ def main() -> None:
     asked.add_argument("folder", type=Path)
     asked.add_argument("--facts", type=int, nargs="+", default=[20, 100])
     asked.add_argument("--seeds", type=int, default=3)
-    asked.add_argument("--objective", choices=("masked", "causal"), default="masked")
-    asked.add_argument("--lr", type=float, default=Recipe.lr)
-    asked.add_argument("--epochs", type=int, default=Recipe.epochs)
-    asked.add_argument("--replay", type=float, default=Recipe.replay)
+    asked.add_argument("--recipe", type=json.loads, default={}, help="fields of a recipe, as JSON")
     asked.add_argument("--written", type=Path, nargs="*", default=[], help="files of facts")
     options = parser.parse_args()
     if options.command == "build":
@@ -43,14 +39,13 @@ def main() -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Print one line per measurement: the mean over seeds, and the lowest and highest."""
-    recipe = Recipe(options.objective, options.lr, options.epochs, replay=options.replay)
-    seeds = range(1, options.seeds + 1)
+    recipes = [Recipe(seed=seed, **options.recipe) for seed in range(1, options.seeds + 1)]
     for count in options.facts:
-        rows = [measure(options.folder, count, s, replace(recipe, seed=s)) for s in seeds]
-        _print(f"{count} fresh facts, {options.objective}", rows)
-    _print("overlay", [overlay(options.folder, 200, seed) for seed in seeds])
+        rows = [measure(options.folder, count, recipe) for recipe in recipes]
+        _print(f"{count} fresh facts, {recipes[0].objective}", rows)
+    _print("overlay", [overlay(options.folder, 200, recipe.seed) for recipe in recipes])
     for file in options.written:
-        _print(file.stem, [written(options.folder, file, replace(recipe, seed=s)) for s in seeds])
+        _print(file.stem, [written(options.folder, file, recipe) for recipe in recipes])
 
 
 def _print(title: str, rows: list[dict[str, float]]) -> None:

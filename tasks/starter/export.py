@@ -9,11 +9,12 @@ from random import Random
 import torch
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from app.lm.loading import Bundle
 from tasks.starter.facts import Question
 from tasks.starter.items import Item
 from tasks.starter.stream import permanent_items
 from tasks.starter.tokenizer import END, PAD
-from tasks.starter.update import answer
+from tasks.starter.update import answer, open_base
 
 REFERENCE_LINES = 400
 CARD = Path(__file__).parent / "data" / "card.md"
@@ -25,7 +26,7 @@ def export(
     """Write weights (bf16), tokenizer, reference set, card and manifest, then swap them in."""
     staging = out.with_name(out.name + ".new")
     shutil.rmtree(staging, ignore_errors=True)
-    model = model.to(torch.bfloat16)  # the reference set is asked of exactly what ships
+    model = model.to(torch.bfloat16)
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.convert_tokens_to_ids(END),
         pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
@@ -34,18 +35,19 @@ def export(
     )
     model.save_pretrained(staging)
     tokenizer.save_pretrained(staging)
-    rows = reference(model.float(), tokenizer, permanents)
+    # Asked of exactly what ships, as the service loads it.
+    rows = reference(open_base(staging), permanents)
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (staging / "reference.jsonl").write_text(lines)
     shutil.copy(CARD, staging / "README.md")
+    for path in staging.iterdir():
+        path.chmod(0o644)
     write_manifest(staging)
     shutil.rmtree(out, ignore_errors=True)
     staging.rename(out)
 
 
-def reference(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, permanents: int
-) -> list[dict[str, object]]:
+def reference(bundle: Bundle, permanents: int) -> list[dict[str, object]]:
     """Return questions about the lasting world that the model answers rightly by itself.
 
     At most two a direction for each item; the two parts have no item in common.
@@ -57,7 +59,7 @@ def reference(
             fitting = {q.text: q for q in item.questions if q.direction == direction}
             chosen = rng.sample(sorted(fitting), min(2, len(fitting)))
             asked += [(number, item, fitting[text]) for text in chosen]
-    replies = answer(model, tokenizer, [question for _, _, question in asked])
+    replies = answer(bundle, [question for _, _, question in asked])
     rows: dict[str, list[dict[str, object]]] = {"replay": [], "exam": []}
     for (number, item, question), reply in zip(asked, replies, strict=True):
         if reply == question.answer:

@@ -21,10 +21,10 @@ class Plan:
     layers: int = 4
     feed: int = 704
     heads: int = 4
-    rows: int = 8
+    rows: int = 12
     minutes: float = 63.0
-    lr: float = 3e-3
-    muon_lr: float = 1e-2
+    lr: float = 2e-3
+    muon_lr: float = 4e-3
     weight_decay: float = 0.05
     warmup: float = 0.02
     decay: float = 0.3
