@@ -87,7 +87,7 @@ def _sender(broker: str, data_dir: Path) -> Celery:
     return create_celery(broker, data_dir, HASTE)
 
 
-def _folders(broker: str, data_dir: Path) -> dict[str, str]:
+def _folders(broker: str, data_dir: Path) -> dict[str, Any]:
     """Make the filesystem transport's folders and return its options; none for another broker."""
     if not _is_files(broker):
         return {}
@@ -99,6 +99,7 @@ def _folders(broker: str, data_dir: Path) -> dict[str, str]:
         "data_folder_in": messages,
         "data_folder_out": messages,
         "control_folder": str(folder / "control"),
+        "polling_interval": 0.25,
     }
 
 

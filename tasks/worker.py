@@ -45,7 +45,7 @@ def create_worker(settings: Settings, trainer: Sequence[str] = TRAINER) -> Celer
             database.close()
 
     celery.steps["worker"].add(Tick)
-    # Celery waits for running tasks before it stops any step, so the word to stop goes out first.
+    # At once: Celery gets to its steps only when its wait for the broker is over, seconds later.
     signals.worker_shutting_down.connect(lambda **_: stop.set(), weak=False)
     return celery
 
