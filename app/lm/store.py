@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from app.crash import crash_point
 from app.errors import CheckpointCorrupt, Invalid, NotFound, Unavailable
 
 MANIFEST = "manifest.json"
@@ -125,9 +126,11 @@ def seal(folder: Path, **fields: Any) -> str:
             raise Invalid(f"{name} has no place in a checkpoint.")
         _sync(folder / name)
         files[name] = _measure(folder / name)
+    crash_point("sealing")
     manifest = Manifest(**fields, files=files)
     raw = manifest.model_dump_json(indent=1).encode()
     (folder / MANIFEST).write_bytes(raw)
+    crash_point("sealed")
     _sync(folder / MANIFEST)
     _sync(folder)
     return hashlib.sha256(raw).hexdigest()
@@ -145,6 +148,7 @@ def publish(store: Path, folder: Path) -> str:
     target = objects / digest
     for name in [*_file_names(folder), MANIFEST]:
         (folder / name).chmod(0o444)
+    crash_point("storing")
     try:
         folder.rename(target)  # fails on a folder that isn't empty: never overwrites
     except OSError:
@@ -152,6 +156,7 @@ def publish(store: Path, folder: Path) -> str:
             raise
         verify(store, digest)
         shutil.rmtree(folder)
+    crash_point("stored")
     _sync(objects)
     _sync(folder.parent)
     target.chmod(0o555)
