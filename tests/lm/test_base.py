@@ -61,14 +61,19 @@ def test_the_same_model_has_the_same_digest_from_any_folder(tmp_path: Path, llam
     assert len(list((tmp_path / "one" / "objects").iterdir())) == 1
 
 
-def test_a_second_import_finds_the_first_without_loading_torch(tmp_path: Path, llama: Path):
+def test_a_second_import_finds_the_first_without_loading_torch(
+    tmp_path: Path, llama: Path, capsys: pytest.CaptureFixture[str]
+):
+    arguments = ["--store", str(tmp_path / "s"), "--model", str(llama)]
+    assert main(arguments) == 0
+    first = capsys.readouterr().out
     code = "import sys; from app.lm.base import main; status = main(sys.argv[1:]);"
     code += "sys.exit(status or 10 + ('torch' in sys.modules))"
-    command = [sys.executable, "-c", code, "--store", str(tmp_path / "s"), "--model", str(llama)]
-    first, second = (subprocess.run(command, capture_output=True, check=False) for _ in range(2))
-    assert (first.returncode, second.returncode) == (11, 10)
-    assert first.stdout == second.stdout
-    printed = json.loads(first.stdout)
+    second = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, check=False, text=True
+    )
+    assert (second.returncode, second.stdout) == (10, first)
+    printed = json.loads(first)
     assert set(printed) == {"digest", "parameters", "model_class"}
     assert printed["model_class"] == "LlamaForCausalLM"
     stores.verify(tmp_path / "s", printed["digest"])
