@@ -9,8 +9,9 @@ import threading
 
 from app import queue
 from app.config import Settings
+from app.crash import crash_point
 from app.db import Database
-from app.services import runs, updates
+from app.services import health, runs, updates
 from tasks.supervisor import Supervisor
 
 PATIENCE = 3  # looks that a message may take before the worker helps itself
@@ -58,7 +59,7 @@ class Dispatcher:
         """Look once; every step is harmless when repeated or when another worker did it."""
         settings = self._settings
         with self._database.transaction() as session:
-            runs.note_worker(session, self._owner)
+            health.note_worker(session, self._owner)
             runs.requeue_expired(session)
             opened = updates.open_due(
                 session,
@@ -66,8 +67,11 @@ class Dispatcher:
                 wait_s=settings.batch_wait_s,
                 cap=settings.batch_cap,
             )
+            if opened is not None:
+                crash_point("opening")
             queued = runs.next_queued(session)
         if opened is not None:
+            crash_point("opened")
             queue.poke(settings, opened.id)
         self._help_out(queued)
         self._sweep()

@@ -18,13 +18,17 @@ from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 import app
 from app.config import Settings
+from app.crash import crash_point
 from app.db import Database
 from app.engine_client import EngineClient
 from app.errors import CheckpointCorrupt, DomainError
 from app.lm import store
+from app.lm.disposal import size_of
 from app.models.base import JsonObject
 from app.services import jobs, publishing, runs
-from app.services.publishing import Candidate, Result
+from app.services.jobs import Job
+from app.services.publishing import Candidate
+from app.services.results import Result
 from app.services.runs import Run
 from tasks.lease import Cancelled, Fenced, Lease, Stopped
 from tasks.trainer import Trainer, TrainerFailed
@@ -33,6 +37,7 @@ TRAINER = (sys.executable, "-m", "tasks.training")
 REFERENCE = Path(app.__file__).parent / "lm" / "starter" / "reference.jsonl"
 LOOK_S = 0.2  # how often the trainer is looked at
 PAUSE_S = 30.0  # after trouble that isn't the trainer's: a full disk is no reason to spin
+SPACE = 3  # times the parent: the candidate, as much again in the making, and room to serve
 PUBLISH_TRIES = 60  # a second apart: a database that restarts costs no training
 log = logging.getLogger(__name__)
 
@@ -51,8 +56,10 @@ class Supervisor:
         """Claim the update and see it through; nothing happens when it can't be claimed."""
         with self.database.transaction() as session:
             run = runs.claim(session, update_id, self.owner, self.settings.lease_s)
+            crash_point("claiming")
         if run is None:
             return
+        crash_point("claimed")
         folder = self.settings.store / "staging" / f"{run.update_id}.{run.token}"
         try:
             with Lease(self.database, self.settings, run, self.stop) as lease:
@@ -65,11 +72,23 @@ class Supervisor:
     def _see_through(self, run: Run, lease: Lease, folder: Path) -> None:
         """Run the update; end it or give it back, according to how that went."""
         try:
-            self._write_job(run, folder)
-            result = self._train(run, lease, folder)
-            lease.renew()  # this machine may have slept, and the run be another's now
-            lease.check()
-            self._publish(run, self._take_candidate(run, folder, result))
+            with self.database.reading() as session:
+                job = jobs.collect(session, run)
+            if job.facts:
+                self._write_job(run, folder, job)
+                crash_point("prepared")
+                result = self._train(run, lease, folder)
+                crash_point("trained")
+                lease.renew()  # this machine may have slept, and the run be another's now
+                lease.check()
+                candidate = self._take_candidate(run, folder, result)
+                crash_point("tried")
+                self._publish(publishing.publish, run, candidate)
+                crash_point("published")
+            elif job.kind == "rebuild":
+                self._publish(publishing.go_back, run, self._try_engine(job.parent))
+            else:
+                raise Cancelled
         except Fenced:
             raise
         except Cancelled:
@@ -90,7 +109,8 @@ class Supervisor:
         elif isinstance(error, (OSError, OperationalError, InterfaceError, DomainError)):
             log.error("update %s can't be run here now", run.update_id, exc_info=error)
             self.stop.wait(PAUSE_S)
-            self._end(runs.release, run, f"runner_failed: {error}"[:500])
+            shown = {"type": "runner_failed", "detail": str(error)[:500]}
+            self._end(runs.release, run, "runner_failed", shown)
         else:
             log.error("update %s met a bug", run.update_id, exc_info=error)
             self._end(runs.fail, run, {"type": "internal", "detail": repr(error)[:500]})
@@ -99,15 +119,14 @@ class Supervisor:
         with self.database.transaction() as session:
             end(session, *arguments)
 
-    def _write_job(self, run: Run, folder: Path) -> None:
-        with self.database.reading() as session:
-            job = jobs.collect(session, run)
-        if not job.facts:
-            raise Cancelled
+    def _write_job(self, run: Run, folder: Path, job: Job) -> None:
+        store.need_space(self.settings.store, SPACE * size_of(self.settings.store, job.parent))
         store.staging_folder(self.settings.store, folder.name)
         shutil.copyfile(self.settings.reference_file or REFERENCE, folder / "reference.jsonl")
         _write_rows(folder / "replay.jsonl", job.replay)
+        crash_point("preparing")
         _write_rows(folder / "facts.jsonl", job.facts)
+        _write_rows(folder / "controls.jsonl", job.controls)
         head = {
             "update_id": run.update_id,
             "token": run.token,
@@ -173,17 +192,17 @@ class Supervisor:
             engine.close()
         return None
 
-    def _publish(self, run: Run, candidate: Candidate) -> None:
+    def _publish(self, publish: Callable[..., object], *arguments: object) -> None:
         for left in reversed(range(PUBLISH_TRIES)):
             try:
                 # An exception may hide a commit that succeeded. Then the run has ended, and
                 # the token keeps a second try from changing anything.
-                self._end(publishing.publish, run, candidate)
+                self._end(publish, *arguments)
                 return
             except (OperationalError, InterfaceError):
                 if not left:
                     raise
-                log.warning("publishing %s: once more", run.update_id, exc_info=True)
+                log.warning("publishing: once more", exc_info=True)
                 self.stop.wait(1)
 
 

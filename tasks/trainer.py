@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from app.models.base import JsonObject
-from app.services.publishing import Result
+from app.services.results import Result
 
 LAST_WORDS = 2000  # bytes of the trainer's log that are kept
 

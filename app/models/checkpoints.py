@@ -62,7 +62,9 @@ class Proof(Base):
     question: Mapped[str] = mapped_column(Text)
     answers: Mapped[list[str]]
     direction: Mapped[str] = mapped_column(String(8))
-    origin: Mapped[str] = mapped_column(String(8))
+    origin: Mapped[str] = mapped_column(
+        String(8), doc="given, cloze, model; control: passed means not answered any more"
+    )
     before: Mapped[str] = mapped_column(Text, doc="The parent's answer")
     after: Mapped[str] = mapped_column(Text, doc="The candidate's answer")
     exact: Mapped[bool] = mapped_column(doc="Normalised exact match")

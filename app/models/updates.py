@@ -41,7 +41,11 @@ class Update(Base):
     reasons: Mapped[list[str]] = mapped_column(default=list, doc="Why that outcome, with numbers")
     activation: Mapped[str] = mapped_column(String(8), default="auto", doc="auto, manual, never")
     parent: Mapped[int | None] = mapped_column(
-        ForeignKey("checkpoints.version"), doc="Version it starts from; set when claimed"
+        ForeignKey("checkpoints.version"),
+        doc="Version it starts from; set when claimed, a rebuild's when planned",
+    )
+    replaces: Mapped[int | None] = mapped_column(
+        ForeignKey("checkpoints.version"), doc="Version that a rebuild was planned to replace"
     )
     recipe: Mapped[JsonObject]
     progress: Mapped[JsonObject] = mapped_column(
@@ -77,7 +81,7 @@ class UpdateFact(Base):
     update_id: Mapped[str] = mapped_column(ForeignKey("updates.id"), primary_key=True)
     fact_id: Mapped[str] = mapped_column(ForeignKey("facts.id"), primary_key=True)
     active: Mapped[bool] = mapped_column(default=True, doc="While the update is queued or running")
-    proven: Mapped[bool | None] = mapped_column(doc="Empty until the update has succeeded")
+    proven: Mapped[bool | None] = mapped_column(doc="Empty: never taught to the weights")
 
 
 class Event(Base):

@@ -167,6 +167,7 @@ def _refuse_retracted(session: Session, versions: set[int]) -> None:
         .join(UpdateFact, UpdateFact.fact_id == Fact.id)
         .join(Checkpoint, Checkpoint.update_id == UpdateFact.update_id)
         .where(Fact.status == "retracted", Checkpoint.version.in_(versions))
+        .where(UpdateFact.proven.is_not(None))
         .limit(3)
     ).all()
     if retracted:

@@ -1,6 +1,6 @@
 """What operators watch: whether a worker lives, how many facts wait."""
 
-from sqlalchemy import func, select
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.orm import Session
 
 from app.db import epoch_now
@@ -11,6 +11,13 @@ def worker_age_s(session: Session) -> float | None:
     """Return how long ago a worker last looked at the database; None: never."""
     age = session.scalar(select(epoch_now() - func.max(WorkerSeen.seen_at)))
     return None if age is None else max(0.0, age)
+
+
+def note_worker(session: Session, name: str) -> None:
+    """Say that this worker has looked at the database now."""
+    seen = update(WorkerSeen).where(WorkerSeen.name == name).values(seen_at=epoch_now())
+    if session.scalar(seen.returning(WorkerSeen.name)) is None:
+        session.execute(insert(WorkerSeen).values(name=name, seen_at=epoch_now()))
 
 
 def count_facts(session: Session) -> dict[str, int]:

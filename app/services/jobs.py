@@ -1,7 +1,7 @@
 """The job: what an update teaches, and what its parent learned before."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session, selectinload
 
 from app.models import Checkpoint, Fact, UpdateFact
 from app.models.base import JsonObject
-from app.services import activations, updates
-from app.services.runs import Run
+from app.services import activations, controls, updates
+from app.services.runs import TAUGHT, Run
 
 REPLAYED = EXAMINED = 64  # older facts that are trained again, and others that are only asked
 
@@ -25,10 +25,11 @@ class Job:
     recipe: JsonObject
     facts: list[JsonObject]
     replay: list[JsonObject]
+    controls: list[JsonObject]
 
 
 def collect(session: Session, run: Run) -> Job:
-    """Gather what the update teaches, and a sample of what its parent learned before."""
+    """Gather what the update teaches, a sample of what its parent learned before, and controls."""
     row = updates.get(session, run.update_id)
     parent = session.get_one(Checkpoint, row.parent)
     held = select(UpdateFact.fact_id).where(UpdateFact.update_id == row.id, UpdateFact.active)
@@ -50,18 +51,48 @@ def collect(session: Session, run: Run) -> Job:
     # Half of a small ledger is replayed, half is only asked.
     examined = sample[: min(EXAMINED, len(sample) // 2)]
     replayed = sample[len(examined) :]
-    teaching = (Fact.id.in_(held), Fact.status == "training")
+    taught = _with_probes(session, Fact.id.in_(held), Fact.status.in_(TAUGHT))
+    withdrawn = controls.collect(session, row, taught)
     return Job(
         parent=parent.digest,
         kind=row.kind,
         recipe=row.recipe,
-        facts=[_lesson(fact) for fact in _with_probes(session, *teaching)],
+        facts=[_lesson(fact) for fact in taught],
         replay=[
             {**_lesson(fact), "part": part}
             for part, ids in (("replay", replayed), ("exam", examined))
             for fact in _with_probes(session, Fact.id.in_(ids))
         ],
+        controls=list(_controls(withdrawn, taught, rebuild=row.kind == "rebuild")),
     )
+
+
+def _controls(
+    withdrawn: Sequence[Fact], taught: Sequence[Fact], *, rebuild: bool
+) -> Iterator[JsonObject]:
+    """Choose the questions about withdrawn facts.
+
+    Of a superseded one, what its successor is asked with the same answer holds still; without
+    probes of its own nothing tells the old statement from the new.
+    """
+    still = {
+        (probe.question.casefold(), answer.casefold())
+        for fact in taught
+        for probe in fact.probes
+        for answer in probe.answers
+    }
+    for fact in withdrawn:
+        lesson = _lesson(fact)
+        if not rebuild:
+            lesson["probes"] = [
+                probe
+                for probe in lesson["probes"]
+                if not any(
+                    (probe["question"].casefold(), a.casefold()) in still for a in probe["answers"]
+                )
+            ]
+        if rebuild or lesson["probes"]:
+            yield lesson
 
 
 def _with_probes(session: Session, *where: Any) -> Sequence[Fact]:

@@ -2,62 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from pydantic import BaseModel
 from sqlalchemy import case, select, update
 from sqlalchemy.orm import Session
 
+from app.crash import crash_point
 from app.errors import Conflict
 from app.models import Checkpoint, Fact, Proof, Update, UpdateFact
-from app.models.base import JsonObject
-from app.services import activations, audit, runs, updates
+from app.services import activations, audit, controls, rebuilds, runs, updates
 from app.services.activations import CurrentMoved
 from app.services.audit import Actor
+from app.services.results import ProvenFact, Result, Verdict
 from app.services.runs import Run
 
 MOST_TRIES = 3
-
-
-class ProvenProbe(BaseModel):
-    """One question, answered by the parent and by the candidate."""
-
-    question: str
-    answers: list[str]
-    direction: str
-    origin: str
-    before: str
-    after: str
-    exact: bool
-    contains: bool
-    rouge1: float
-    passed: bool
-
-
-class ProvenFact(BaseModel):
-    """What the candidate knows of one fact."""
-
-    id: str
-    proven: bool
-    probes: list[ProvenProbe]
-
-
-class Verdict(BaseModel):
-    """What the gate says, and why."""
-
-    outcome: Literal["activate", "hold", "reject"]
-    reasons: list[str]
-
-
-class Result(BaseModel):
-    """A successful trainer's result.json."""
-
-    status: Literal["succeeded"]
-    digest: str
-    facts: list[ProvenFact]
-    regressions: JsonObject
-    verdict: Verdict
-    metrics: JsonObject
 
 
 @dataclass(frozen=True)
@@ -84,24 +42,64 @@ def publish(session: Session, run: Run, candidate: Candidate) -> Update | None:
     if locked.cancel_requested or not training:
         updates.cancel(session, locked)
         return locked
-    rejected = candidate.result.verdict.outcome == "reject"
-    proven = {fact.id for fact in candidate.result.facts if fact.proven}
+    result = candidate.result
+    checkpoint = _add_checkpoint(session, locked, candidate)
+    crash_point("publishing")
+    asked = _controls(locked, result)
+    undone = controls.record(session, checkpoint.version, asked)
+    proven = {fact.id for fact in result.facts if fact.proven} - undone
+    rejected = result.verdict.outcome == "reject"
     learned = [] if rejected else [fact_id for fact_id in training if fact_id in proven]
-    checkpoint = _add_checkpoint(session, locked, candidate, len(learned))
-    _record_proofs(session, locked, checkpoint.version, candidate.result.facts)
-    session.execute(update(Fact).where(Fact.id.in_(learned)).values(status="trained"))
-    _try_again(session, [fact_id for fact_id in training if fact_id not in learned])
-    locked.outcome, locked.reasons = _decide(session, locked, checkpoint, candidate)
-    actor = Actor(locked.id)
-    after = {"version": checkpoint.version, "outcome": locked.outcome, "facts": len(learned)}
-    audit.record(session, actor, "update.publish", locked.id, after=after)
-    updates.finish(session, locked, "succeeded", checkpoint.version)
+    checkpoint.facts_count += len(learned)
+    _record_proofs(session, locked, checkpoint.version, result.facts, proven)
+    crash_point("proving")
+    if locked.kind != "rebuild":
+        session.execute(update(Fact).where(Fact.id.in_(learned)).values(status="trained"))
+        _try_again(session, [fact_id for fact_id in training if fact_id not in learned])
+    crash_point("judging")
+    reasons = [*result.verdict.reasons, *_explain(asked)]
+    verdict = result.verdict.model_copy(update={"reasons": reasons})
+    if verdict.outcome == "activate" and not learned:
+        verdict = Verdict(outcome="hold", reasons=[*reasons, "nothing_learned"])
+    _end(session, locked, verdict, checkpoint.version, candidate.unserved, len(learned))
+    crash_point("activating")
     return locked
 
 
-def _add_checkpoint(
-    session: Session, locked: Update, candidate: Candidate, learned: int
-) -> Checkpoint:
+def go_back(session: Session, run: Run, unserved: str | None) -> Update | None:
+    """End a rebuild that has nothing to teach: the version it starts from becomes current.
+
+    Returns None when the run is no longer ours; ``unserved`` is as a candidate's.
+    """
+    locked = runs.lock(session, run)
+    if locked is None or locked.parent is None:
+        return None
+    if locked.cancel_requested:
+        updates.cancel(session, locked)
+        return locked
+    verdict = Verdict(outcome="activate", reasons=["0 facts to learn again"])
+    _end(session, locked, verdict, locked.parent, unserved, 0)
+    return locked
+
+
+def _end(
+    session: Session,
+    locked: Update,
+    verdict: Verdict,
+    version: int,
+    unserved: str | None,
+    learned: int,
+) -> None:
+    """Decide on the version, and end the update with that outcome."""
+    locked.outcome, locked.reasons = _decide(session, locked, verdict, version, unserved)
+    if locked.replaces is not None and locked.outcome == "activated":
+        _let_wait(session, locked.replaces, version)
+    after = {"version": version, "outcome": locked.outcome, "facts": learned}
+    audit.record(session, Actor(locked.id), "update.publish", locked.id, after=after)
+    updates.finish(session, locked, "succeeded", version)
+
+
+def _add_checkpoint(session: Session, locked: Update, candidate: Candidate) -> Checkpoint:
     newest = select(Checkpoint.version).order_by(Checkpoint.version.desc()).limit(1)
     parent = session.get_one(Checkpoint, locked.parent)
     root = select(Checkpoint.version).where(Checkpoint.digest == candidate.root)
@@ -113,7 +111,7 @@ def _add_checkpoint(
         parent=parent.version,
         update_id=locked.id,
         status="rejected" if candidate.result.verdict.outcome == "reject" else "ready",
-        facts_count=parent.facts_count + learned,
+        facts_count=parent.facts_count,
         metrics={
             **candidate.result.metrics,
             "parameters": candidate.parameters,
@@ -126,15 +124,17 @@ def _add_checkpoint(
 
 
 def _record_proofs(
-    session: Session, locked: Update, version: int, facts: Sequence[ProvenFact]
+    session: Session,
+    locked: Update,
+    version: int,
+    facts: Sequence[ProvenFact],
+    proven: set[str],
 ) -> None:
     rows = select(UpdateFact).where(UpdateFact.update_id == locked.id, UpdateFact.active)
     taught = {row.fact_id: row for row in session.scalars(rows)}
-    for row in taught.values():
-        row.proven = False
     for fact in facts:
         if fact.id in taught:
-            taught[fact.id].proven = fact.proven
+            taught[fact.id].proven = fact.id in proven
             session.add_all(
                 Proof(fact_id=fact.id, version=version, **probe.model_dump())
                 for probe in fact.probes
@@ -157,27 +157,56 @@ def _try_again(session: Session, fact_ids: list[str]) -> None:
     )
 
 
+def _controls(locked: Update, result: Result) -> list[Proof]:
+    """Turn the answers to controls into proofs: passed where they aren't right any more.
+
+    A rebuild's parent never learned them, so what it answered rightly says nothing about them.
+    """
+    return [
+        Proof(fact_id=fact.id, **probe.model_dump(exclude={"passed", "known"}), passed=passed)
+        for fact in result.controls
+        for probe in fact.probes
+        for passed in [not probe.passed or (locked.kind == "rebuild" and probe.known)]
+    ]
+
+
+def _explain(asked: Sequence[Proof]) -> list[str]:
+    gone = sum(proof.passed for proof in asked)
+    return [f"{gone} of {len(asked)} withdrawn answers are gone"] if asked else []
+
+
+def _let_wait(session: Session, replaced: int, version: int) -> None:
+    """Put in line what the replaced version knew, and the new one does not."""
+    lineage = activations.lineage(session, version)
+    removed = activations.lineage(session, replaced) - lineage
+    left = update(Fact).where(
+        Fact.status == "trained",
+        Fact.id.in_(rebuilds.proven_by(removed)),
+        Fact.id.not_in(rebuilds.proven_by(lineage)),
+    )
+    session.execute(left.values(status="pending", error=None))
+
+
 def _decide(
-    session: Session, locked: Update, checkpoint: Checkpoint, candidate: Candidate
+    session: Session, locked: Update, verdict: Verdict, version: int, unserved: str | None
 ) -> tuple[str, list[str]]:
     """Activate where the gate and the update allow it; else say why not."""
-    verdict = candidate.result.verdict
     if verdict.outcome == "reject":
         return "rejected", verdict.reasons
     if verdict.outcome == "hold":
         return "held", verdict.reasons
     if locked.activation != "auto":
         return "held", [*verdict.reasons, f"activation_{locked.activation}"]
-    if candidate.unserved is not None:
-        return "held", [*verdict.reasons, f"engine_unavailable: {candidate.unserved}"]
+    if unserved is not None:
+        return "held", [*verdict.reasons, f"engine_unavailable: {unserved}"]
     try:
         activations.activate(
             session,
             Actor(locked.id),
-            checkpoint.version,
+            version,
             kind="automatic",
             reason="; ".join(verdict.reasons),
-            expected_current=locked.parent,
+            expected_current=locked.replaces if locked.kind == "rebuild" else locked.parent,
         )
     except CurrentMoved:
         return "held", [*verdict.reasons, "current_moved"]

@@ -7,17 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Update as Statement
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import case, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from app.db import epoch_now, utc_now
 from app.ids import new_id
-from app.models import Fact, Update, UpdateFact, WorkerSeen
+from app.models import Checkpoint, Fact, Update, UpdateFact
 from app.models.base import JsonObject
 from app.services import activations, updates
 
 MOST_ATTEMPTS = 3
+TAUGHT = ("training", "trained")  # what a fact of a live update is: the latter in a rebuild
 # Trying again can't help these facts, and they alone are to blame.
 UNTRAINABLE = ("too_long",)
 
@@ -31,34 +32,67 @@ class Run:
 
 
 def claim(session: Session, update_id: str, owner: str, lease_s: float) -> Run | None:
-    """Take a queued update, on top of what is current now; None when there is nothing to take."""
+    """Take a queued update, on top of what is current now; None when there is nothing to take.
+
+    A rebuild keeps the parent of its plan, and isn't taken once another version is current.
+    """
     now = activations.current(session)
     if now is None:
         return None
+    _spare_known(session, update_id, now.version)
+    planned = Update.kind == "rebuild"
     taking = (
         update(Update)
         .where(Update.id == update_id, Update.status == "queued")
+        .where(or_(~planned, Update.replaces == now.version))
         .values(
             status="running",
             phase="preparing",
             progress={},
-            parent=now.version,
+            parent=case((planned, Update.parent), else_=now.version),
+            error=None,
             owner=owner,
             token=Update.token + 1,
             lease_until=epoch_now() + lease_s,
             started_at=func.coalesce(Update.started_at, utc_now()),
         )
-        .returning(Update.token)
+        .returning(Update.token, Update.parent)
     )
     try:
         with session.begin_nested():
-            token = session.scalar(taking)
+            taken = session.execute(taking).one_or_none()
     except IntegrityError:  # another update is running
         return None
-    if token is None:
+    if taken is None:
         return None
-    updates.add_event(session, update_id, "started", {"parent": now.version, "worker": owner})
-    return Run(update_id, token)
+    updates.add_event(session, update_id, "started", {"parent": taken.parent, "worker": owner})
+    return Run(update_id, taken.token)
+
+
+def _spare_known(session: Session, update_id: str, version: int) -> None:
+    """Take those facts out of a queued update that the version's lineage has proven already.
+
+    They were put in line again after a rollback that was itself undone. No fact is ever proven
+    twice on one path: every one that is trained goes through here.
+    """
+    proof = aliased(UpdateFact)
+    tree = activations.ancestry(Checkpoint.version == version)
+    query = (
+        select(UpdateFact.fact_id)
+        .join(Update, Update.id == UpdateFact.update_id)
+        .join(proof, proof.fact_id == UpdateFact.fact_id)
+        .join(Checkpoint, Checkpoint.update_id == proof.update_id)
+        .where(Update.id == update_id, Update.kind != "rebuild", UpdateFact.active)
+        .where(proof.proven.is_(True), Checkpoint.version.in_(select(tree.c.version)))
+    )
+    known = session.scalars(query).all()
+    locked = updates.lock(session, update_id) if known else None
+    if locked is None or locked.status != "queued":
+        return
+    held = (UpdateFact.update_id == update_id, UpdateFact.fact_id.in_(known))
+    session.execute(update(UpdateFact).where(*held).values(active=False))
+    training = (Fact.id.in_(known), Fact.status == "training")
+    session.execute(update(Fact).where(*training).values(status="trained"))
 
 
 def heartbeat(session: Session, run: Run, lease_s: float) -> bool | None:
@@ -86,11 +120,14 @@ def report(session: Session, run: Run, progress: JsonObject) -> None:
         updates.add_event(session, run.update_id, "progress", progress)
 
 
-def release(session: Session, run: Run, reason: str) -> None:
-    """Give a running update back to the queue; this is no failure of its own."""
+def release(session: Session, run: Run, reason: str, error: JsonObject | None = None) -> None:
+    """Give a running update back to the queue; this is no failure of its own.
+
+    An `error` (`type` and `detail`) is shown until the next claim.
+    """
     locked = lock(session, run)
     if locked is not None:
-        _requeue(session, locked, reason)
+        _requeue(session, locked, reason, error)
 
 
 def abandon(session: Session, run: Run) -> None:
@@ -123,7 +160,12 @@ def fail(session: Session, run: Run, error: JsonObject) -> None:
     _give_up(session, blamed, error["detail"])
     spared = [fact_id for fact_id in facts if fact_id not in blamed]
     middle = 0 if blamed else len(spared) // 2
-    _continue(session, locked, shown, [part for part in (spared[:middle], spared[middle:]) if part])
+    parts = [part for part in (spared[:middle], spared[middle:]) if part]
+    if locked.kind == "rebuild":
+        # What a smaller one leaves out waits to be learned on top of it. One of no facts at all
+        # can't fail, so what was withdrawn leaves the weights in the end.
+        parts = [spared if blamed else spared[:middle]]
+    _continue(session, locked, shown, parts)
 
 
 def requeue_expired(session: Session) -> None:
@@ -148,13 +190,6 @@ def tokens(session: Session, update_ids: Sequence[str]) -> dict[str, int]:
     return dict(session.execute(select(Update.id, Update.token).where(*running)).tuples().all())
 
 
-def note_worker(session: Session, name: str) -> None:
-    """Say that this worker has looked at the database now."""
-    seen = update(WorkerSeen).where(WorkerSeen.name == name).values(seen_at=epoch_now())
-    if session.scalar(seen.returning(WorkerSeen.name)) is None:
-        session.execute(insert(WorkerSeen).values(name=name, seen_at=epoch_now()))
-
-
 def lock(session: Session, run: Run) -> Update | None:
     """Lock a run's update and facts for its last write; None when the run is no longer ours."""
     row = updates.lock(session, run.update_id)
@@ -165,7 +200,7 @@ def lock(session: Session, run: Run) -> Update | None:
 def training_facts(session: Session, update_id: str) -> list[str]:
     """Return the facts of a live update that are still to be trained, oldest first."""
     query = select(Fact.id).join(UpdateFact, UpdateFact.fact_id == Fact.id).order_by(Fact.id)
-    live = (UpdateFact.update_id == update_id, UpdateFact.active, Fact.status == "training")
+    live = (UpdateFact.update_id == update_id, UpdateFact.active, Fact.status.in_(TAUGHT))
     return list(session.scalars(query.where(*live)))
 
 
@@ -181,7 +216,7 @@ def _requeue(
         updates.cancel(session, locked)
         return
     locked.status, locked.phase, locked.progress = "queued", None, {}
-    locked.owner = locked.lease_until = None
+    locked.owner, locked.lease_until, locked.error = None, None, error
     data = {"reason": reason, "attempt": locked.attempt, "error": error}
     updates.add_event(session, locked.id, "requeued", data)
 
@@ -198,6 +233,8 @@ def _continue(session: Session, failed: Update, error: JsonObject, parts: list[l
             id=new_id("update"),
             kind=failed.kind,
             recipe=failed.recipe,
+            parent=failed.parent if failed.kind == "rebuild" else None,
+            replaces=failed.replaces,
             activation=failed.activation,
             created_by=failed.created_by,
         )

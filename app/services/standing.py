@@ -9,6 +9,8 @@ from sqlalchemy.orm import Session
 from app.models import Activation, Checkpoint, Fact, UpdateFact
 from app.services.activations import ancestry, served
 
+Versions = dict[str, set[int]]
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -22,13 +24,14 @@ def _current() -> ScalarSelect[int]:
     return select(Activation.version).order_by(Activation.id.desc()).limit(1).scalar_subquery()
 
 
-def _learned_in(versions: Select[int]) -> ColumnElement[bool]:
+def learned_in(versions: Select[int], *, proven: bool = True) -> ColumnElement[bool]:
+    """Build the condition that one of the versions proved a fact, or at least was taught it."""
     return exists(
         select(UpdateFact.fact_id)
         .join(Checkpoint, Checkpoint.update_id == UpdateFact.update_id)
         .where(
             UpdateFact.fact_id == Fact.id,
-            UpdateFact.proven.is_(True),
+            UpdateFact.proven.is_(True) if proven else UpdateFact.proven.is_not(None),
             Checkpoint.version.in_(versions),
         )
     )
@@ -36,48 +39,54 @@ def _learned_in(versions: Select[int]) -> ColumnElement[bool]:
 
 def has_status(status: str) -> ColumnElement[bool]:
     """Build the condition under which a fact reads this status."""
-    in_current = _learned_in(select(ancestry(Checkpoint.version == _current()).c.version))
-    in_served = _learned_in(select(served().c.version))
+    current = select(ancestry(Checkpoint.version == _current()).c.version)
+    in_current = learned_in(current)
+    in_served = learned_in(select(served().c.version))
+    # Weights that were taught a fact may know of it without ever having proven it.
+    taught = learned_in(current, proven=False)
     conditions = {
         "learned": (Fact.status == "trained") & in_current,
         "held": (Fact.status == "trained") & ~in_served,
         "rolled_back": (Fact.status == "trained") & in_served & ~in_current,
-        "retracting": (Fact.status == "retracted") & in_current,
-        "retracted": (Fact.status == "retracted") & ~in_current,
+        "retracting": (Fact.status == "retracted") & taught,
+        "retracted": (Fact.status == "retracted") & ~taught,
     }
     return conditions.get(status, Fact.status == status)
 
 
 def find_standings(session: Session, facts: Sequence[Fact]) -> dict[str, Standing]:
-    """Say where each fact stands, by id; two queries however many facts."""
-    proven = _find_versions(session, [fact.id for fact in facts])
+    """Say where each fact stands, by id; three queries however many facts."""
+    proven, taught = _find_versions(session, [fact.id for fact in facts])
     now: set[int] = set()
     past: set[int] = set()
-    if proven:
+    if taught:
         now.update(session.scalars(select(ancestry(Checkpoint.version == _current()).c.version)))
         past.update(session.scalars(select(served().c.version)))
-    return {fact.id: _stand(fact, proven.get(fact.id, set()), now, past) for fact in facts}
+    standings = {}
+    for fact in facts:
+        status = fact.status
+        learned = proven.get(fact.id, set())
+        if status == "trained":
+            status = "learned" if learned & now else "rolled_back" if learned & past else "held"
+        elif status == "retracted" and taught.get(fact.id, set()) & now:
+            status = "retracting"
+        tells_version = fact.status in ("trained", "superseded", "retracted")
+        version = max(learned & now or learned, default=None) if tells_version else None
+        standings[fact.id] = Standing(status, version)
+    return standings
 
 
-def _find_versions(session: Session, fact_ids: Sequence[str]) -> dict[str, set[int]]:
+def _find_versions(session: Session, fact_ids: Sequence[str]) -> tuple[Versions, Versions]:
+    """Return the versions that proved each fact, and those that were taught it."""
     rows = session.execute(
-        select(UpdateFact.fact_id, Checkpoint.version)
+        select(UpdateFact.fact_id, Checkpoint.version, UpdateFact.proven)
         .join(Checkpoint, Checkpoint.update_id == UpdateFact.update_id)
-        .where(UpdateFact.fact_id.in_(fact_ids), UpdateFact.proven.is_(True))
+        .where(UpdateFact.fact_id.in_(fact_ids), UpdateFact.proven.is_not(None))
     )
-    versions: dict[str, set[int]] = {}
-    for fact_id, version in rows:
-        versions.setdefault(fact_id, set()).add(version)
-    return versions
-
-
-def _stand(fact: Fact, proven: set[int], now: set[int], past: set[int]) -> Standing:
-    if fact.status not in ("trained", "superseded", "retracted"):
-        return Standing(fact.status, None)
-    version = max(proven & now or proven, default=None)
-    status = fact.status
-    if status == "trained":
-        status = "learned" if proven & now else "rolled_back" if proven & past else "held"
-    elif status == "retracted" and proven & now:
-        status = "retracting"
-    return Standing(status, version)
+    proven: Versions = {}
+    taught: Versions = {}
+    for fact_id, version, is_proven in rows:
+        taught.setdefault(fact_id, set()).add(version)
+        if is_proven:
+            proven.setdefault(fact_id, set()).add(version)
+    return proven, taught

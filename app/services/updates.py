@@ -38,9 +38,7 @@ def open_update(
     Raises `Conflict` (nothing to do; a fact isn't pending), `Invalid` (no such fact, too many) and
     `Unavailable` (no base model yet).
     """
-    chosen = default_recipe(_parameters(session))
-    if recipe is not None:
-        chosen = chosen.model_copy(update=recipe.model_dump(exclude_unset=True))
+    chosen = choose_recipe(session, recipe)
     if fact_ids is not None:
         ids = _take_named(session, fact_ids, cap)
     elif not (ids := _take_oldest(session, cap)):
@@ -69,12 +67,17 @@ def open_due(session: Session, *, facts: int, wait_s: float, cap: int) -> Update
 
 
 def enlist(session: Session, opened: Update, fact_ids: Sequence[str]) -> None:
-    """Add a queued update and make the facts, locked by the caller, its own."""
+    """Add a queued update and make the facts, locked by the caller, its own.
+
+    Those of a rebuild stay trained: current contains them as long as it runs.
+    """
     session.add(opened)
     session.flush()
     session.add_all(UpdateFact(update_id=opened.id, fact_id=fact_id) for fact_id in fact_ids)
     session.flush()
-    session.execute(update(Fact).where(Fact.id.in_(fact_ids)).values(status="training", error=None))
+    if opened.kind != "rebuild":
+        taken = update(Fact).where(Fact.id.in_(fact_ids))
+        session.execute(taken.values(status="training", error=None))
     add_event(session, opened.id, "queued", {"facts": len(fact_ids)})
 
 
@@ -131,6 +134,8 @@ def retry(session: Session, actor: Actor, update_id: str) -> Update:
     failed = get(session, update_id)
     if failed.status != "failed":
         raise Conflict(f"Update {update_id} is {failed.status}; only a failed one can be retried.")
+    if failed.kind == "rebuild":
+        raise Conflict(f"Rebuild {update_id} is continued by a smaller one.")
     ids = session.scalars(
         select(Fact.id)
         .join(UpdateFact, UpdateFact.fact_id == Fact.id)
@@ -191,11 +196,13 @@ def finish(session: Session, locked: Update, status: str, version: int | None = 
     add_event(session, locked.id, "finished", {**data, "error": locked.error})
 
 
-def _parameters(session: Session) -> int:
+def choose_recipe(session: Session, wish: Recipe | None) -> Recipe:
+    """Return the base model's defaults, changed where the wish sets a field."""
     base = session.get(Checkpoint, 0)
     if base is None:
         raise Unavailable(NO_BASE)
-    return int(base.metrics["parameters"])
+    chosen = default_recipe(int(base.metrics["parameters"]))
+    return chosen.model_copy(update=wish.model_dump(exclude_unset=True)) if wish else chosen
 
 
 def _take_oldest(session: Session, cap: int) -> Sequence[str]:

@@ -151,6 +151,7 @@ def upgrade() -> None:
         sa.Column("reasons", sa.JSON(), nullable=False),
         sa.Column("activation", sa.String(length=8), nullable=False),
         sa.Column("parent", sa.Integer(), nullable=True),
+        sa.Column("replaces", sa.Integer(), nullable=True),
         sa.Column("recipe", sa.JSON(), nullable=False),
         sa.Column("progress", sa.JSON(), nullable=False),
         sa.Column("error", sa.JSON(), nullable=True),
@@ -168,6 +169,9 @@ def upgrade() -> None:
         ),
         sa.ForeignKeyConstraint(
             ["parent"], ["checkpoints.version"], name=op.f("fk_updates_parent_checkpoints")
+        ),
+        sa.ForeignKeyConstraint(
+            ["replaces"], ["checkpoints.version"], name=op.f("fk_updates_replaces_checkpoints")
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_updates")),
     )

@@ -31,7 +31,9 @@ def replayed(job: Job) -> tuple[list[str], list[str]]:
     """
     rows = [row for row in job.reference if row.part == "replay"]
     exams = {row.question for row in job.reference if row.part == "exam"}
-    exams |= {probe.question for fact in [*job.facts, *job.older] for probe in fact.probes}
+    exams |= {
+        probe.question for fact in [*job.facts, *job.older, *job.controls] for probe in fact.probes
+    }
     statements = [fact.text for fact in job.older if fact.part == "replay"]
     statements += list(dict.fromkeys(row.text for row in rows if row.text))
     return statements, [row.question for row in rows if row.question not in exams]

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -84,6 +84,7 @@ class Job:
     facts: list[Fact]
     older: list[OlderFact]
     reference: list[Reference]
+    controls: list[Fact] = field(default_factory=list)  # withdrawn: asked, never taught
 
 
 def read_job(folder: Path) -> Job:
@@ -94,6 +95,7 @@ def read_job(folder: Path) -> Job:
         facts=_rows(folder / "facts.jsonl", Fact),
         older=_rows(folder / "replay.jsonl", OlderFact),
         reference=_rows(folder / "reference.jsonl", Reference),
+        controls=_rows(folder / "controls.jsonl", Fact, optional=True),
     )
     if not job.facts:
         raise BadJob("facts.jsonl holds no fact.")
@@ -102,7 +104,9 @@ def read_job(folder: Path) -> Job:
     return job
 
 
-def _rows(path: Path, kind: type[R]) -> list[R]:
+def _rows(path: Path, kind: type[R], *, optional: bool = False) -> list[R]:
+    if optional and not path.exists():
+        return []
     adapter = TypeAdapter(kind)
 
     def parse(raw: bytes) -> list[R]:

@@ -94,6 +94,14 @@ def prove(fact: Fact, exams: Sequence[Exam], before: Sequence[str], after: Seque
     return {"id": fact.id, "proven": proven, "probes": probes}
 
 
+def control(fact: Fact, exams: Sequence[Exam], before: Sequence[str], after: Sequence[str]) -> Any:
+    """Return a withdrawn fact's entry: ``known`` says that the parent's answer was right."""
+    entry = prove(fact, exams, before, after)
+    for probe, exam, was in zip(entry["probes"], exams, before, strict=True):
+        probe["known"] = exam.mark(was).passed
+    return {"id": fact.id, "probes": entry["probes"]}
+
+
 def compare(exams: Sequence[Exam], before: Sequence[str], after: Sequence[str]) -> Regression:
     """Count a sample's right answers before and after."""
     return Regression(len(exams), count_right(exams, before), count_right(exams, after))

@@ -4,6 +4,7 @@ import json
 import resource
 import time
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tasks.training.gate import judge
 from tasks.training.job import Events, Fact, Job
 from tasks.training.loop import Step, train
 from tasks.training.method import Trainee, load_parent, prepare
-from tasks.training.proof import Exam, answer_all, compare, exam_of, exams_of, prove
+from tasks.training.proof import Exam, answer_all, compare, control, exam_of, exams_of, prove
 
 # A replayed answer is the parent's own, cut where nobody would read on.
 REPLAYED_ANSWER_TOKENS = 48
@@ -36,11 +37,14 @@ class Exams:
     facts: list[tuple[Fact, list[Exam]]]
     older: list[Exam]
     reference: list[Exam]
+    controls: list[tuple[Fact, list[Exam]]]
 
     @property
     def all(self) -> list[Exam]:
-        """Return every exam: those of the facts, of older facts, of the reference set."""
-        return [exam for _, exams in self.facts for exam in exams] + self.older + self.reference
+        """Return every exam: of the facts, of older facts, of the reference set, of controls."""
+        taught = [exam for _, exams in self.facts for exam in exams]
+        withdrawn = [exam for _, exams in self.controls for exam in exams]
+        return taught + self.older + self.reference + withdrawn
 
 
 class Clock:
@@ -120,6 +124,10 @@ def set_exams(job: Job, bundle: Bundle) -> Exams:
         facts,
         [exam for exam in older if answerable(bundle, exam)],
         [exam for exam in reference if answerable(bundle, exam)],
+        [
+            (fact, [exam for exam in exams_of(fact) if answerable(bundle, exam)])
+            for fact in job.controls
+        ],
     )
 
 
@@ -179,18 +187,22 @@ class Progress:
 
 def assess(job: Job, exams: Exams, before: list[str], after: list[str]) -> dict[str, Any]:
     """Mark all answers and let the gate judge: the result, less digest and run metrics."""
-    proofs, at = [], 0
-    for fact, asked in exams.facts:
-        until = at + len(asked)
-        proofs.append(prove(fact, asked, before[at:until], after[at:until]))
-        at = until
-    middle = at + len(exams.older)
-    older = compare(exams.older, before[at:middle], after[at:middle])
-    reference = compare(exams.reference, before[middle:], after[middle:])
+    # Exams were asked in this order.
+    answers = iter(zip(before, after, strict=True))
+
+    def take(asked: list[Exam]) -> tuple[list[str], list[str]]:
+        pairs = list(islice(answers, len(asked)))
+        return [was for was, _ in pairs], [now for _, now in pairs]
+
+    proofs = [prove(fact, asked, *take(asked)) for fact, asked in exams.facts]
+    older = compare(exams.older, *take(exams.older))
+    reference = compare(exams.reference, *take(exams.reference))
+    controls = [control(fact, asked, *take(asked)) for fact, asked in exams.controls]
     proven = sum(proof["proven"] for proof in proofs)
     return {
         "status": "succeeded",
         "facts": proofs,
+        "controls": controls,
         "regressions": {"older": asdict(older), "reference": asdict(reference)},
         "verdict": asdict(judge(job.head.recipe, len(proofs), proven, older, reference)),
         "metrics": {"facts": len(proofs), "proven": proven},

@@ -10,7 +10,7 @@ from app.config import Settings
 from app.db import Database
 from app.main import create_app
 from app.models import WorkerSeen
-from app.services import checkpoints, runs
+from app.services import checkpoints, health
 
 
 class Engine(BaseHTTPRequestHandler):
@@ -47,7 +47,7 @@ def test_it_is_ready_when_all_it_leans_on_is(
         assert before.json()["checks"]["worker"] == {"ok": False, "detail": "never seen"}
 
         with database.transaction() as session:
-            runs.note_worker(session, "one")
+            health.note_worker(session, "one")
         ready = client.get("/readyz").json()
         assert ready["status"] == "ready"
         assert {name: check["ok"] for name, check in ready["checks"].items()} == {

@@ -1,7 +1,8 @@
 """A trainer without torch that keeps the contract of `python -m tasks.training JOB_DIR`.
 
 While the file ``hold`` lies in the store it tells its step again and again. Words in the facts
-decide the rest: POISON (it dies), UNPROVEN, FORGOTTEN (the gate rejects), MUTE (no events).
+decide the rest: POISON (it dies), UNPROVEN, FORGOTTEN (the gate rejects), MUTE (no events),
+STUBBORN (a control that is still answered).
 """
 
 import json
@@ -17,7 +18,7 @@ SUPERVISOR = os.getppid()
 
 def main(folder: Path) -> None:
     head = json.loads((folder / "job.json").read_text())
-    facts = [json.loads(line) for line in (folder / "facts.jsonl").read_text().splitlines()]
+    facts = read(folder / "facts.jsonl")
     words = " ".join(fact["text"] for fact in facts)
     (folder / "trainer.pid").write_text(str(os.getpid()))
     with (folder / "events.jsonl").open("w") as events:
@@ -30,6 +31,7 @@ def main(folder: Path) -> None:
         "status": "succeeded",
         "digest": make_checkpoint(folder, head),
         "facts": proofs,
+        "controls": [ask(fact) for fact in read(folder / "controls.jsonl")],
         "regressions": {"older": {"asked": 0, "before": 0, "after": 0}},
         "verdict": {
             "outcome": "reject" if "FORGOTTEN" in words else outcome,
@@ -38,6 +40,10 @@ def main(folder: Path) -> None:
         "metrics": {"steps": 2},
     }
     (folder / "result.json").write_text(json.dumps(result))
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def tell(events, mute: bool, event: dict) -> None:
@@ -58,21 +64,29 @@ def hold(gate: Path, tell) -> None:
     tell(phase="proving")
 
 
+def ask(fact: dict) -> dict:
+    probes = mark(fact, "STUBBORN" in fact["text"])
+    return {"id": fact["id"], "probes": [{**probe, "known": False} for probe in probes]}
+
+
 def prove(fact: dict) -> dict:
     proven = "UNPROVEN" not in fact["text"]
-    probes = [
+    return {"id": fact["id"], "proven": proven, "probes": mark(fact, proven)}
+
+
+def mark(fact: dict, right: bool) -> list[dict]:
+    return [
         {
             **probe,
             "before": "I don't know.",
-            "after": probe["answers"][0] if proven else "I don't know.",
-            "exact": proven,
-            "contains": proven,
-            "rouge1": float(proven),
-            "passed": proven,
+            "after": probe["answers"][0] if right else "I don't know.",
+            "exact": right,
+            "contains": right,
+            "rouge1": float(right),
+            "passed": right,
         }
         for probe in fact["probes"]
     ]
-    return {"id": fact["id"], "proven": proven, "probes": probes}
 
 
 def make_checkpoint(folder: Path, head: dict) -> str:

@@ -1,0 +1,178 @@
+"""Rebuilds: how what was withdrawn leaves the weights.
+
+A rebuild starts again from the newest ancestor of current whose weights never saw any of it, and
+teaches what was learned since. One rebuild takes everything that waits. Its facts stay `trained`:
+current contains them until another version is activated.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select
+from sqlalchemy.orm import Session, aliased
+
+from app.db import utc_now
+from app.errors import Conflict
+from app.models import Checkpoint, Fact, Proof, Update, UpdateFact
+from app.recipe import Recipe
+from app.services import activations, audit, standing, updates
+from app.services.audit import SYSTEM, Actor
+
+MOST_FACTS = 10_000  # taught again at once; older ones wait to be learned on top
+CONTROL = "control"  # origin of a proof that something is no longer answered
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a rebuild would do now."""
+
+    replaces: int
+    parent: int
+    fact_ids: tuple[str, ...]
+    oldest: datetime  # when the first and the last of what has to go were withdrawn
+    newest: datetime
+
+
+def plan(session: Session) -> Plan | None:
+    """Plan the rebuild that current needs; None when it holds nothing that has to go."""
+    now = activations.current(session)
+    unwanted = find_unwanted(session, now.version) if now else []
+    if now is None or not unwanted:
+        return None
+    tree = activations.ancestry(Checkpoint.version == now.version)
+    ancestors = select(Checkpoint).where(Checkpoint.version.in_(select(tree.c.version)))
+    # The base model saw no fact and is never deleted, so there always is a start.
+    start = session.scalars(
+        ancestors.where(
+            Checkpoint.status == "ready",
+            Checkpoint.version < _first_to_see(session, now.version, unwanted),
+        ).order_by(Checkpoint.version.desc())
+    ).first()
+    assert start is not None  # noqa: S101 - narrows the type
+    removed = activations.lineage(session, now.version) - activations.lineage(
+        session, start.version
+    )
+    times = [fact.updated_at for fact in unwanted]
+    kept = select(Fact.id).where(Fact.id.in_(proven_by(removed)), Fact.status == "trained")
+    newest = session.scalars(kept.order_by(Fact.id.desc()).limit(MOST_FACTS))
+    return Plan(now.version, start.version, tuple(newest), min(times), max(times))
+
+
+def find_unwanted(session: Session, version: int) -> Sequence[Fact]:
+    """Return what a version's weights saw but should not hold, with probes left out.
+
+    That is every retracted fact, taught with success or not, and every superseded one that was
+    still answered when its successor was last examined.
+    """
+    tree = activations.ancestry(Checkpoint.version == version)
+    seen = standing.learned_in(select(tree.c.version), proven=False)
+    unwanted = or_(Fact.status == "retracted", and_(Fact.status == "superseded", _still_answered()))
+    return session.scalars(select(Fact).where(unwanted, seen).order_by(Fact.id)).all()
+
+
+def proven_by(versions: Collection[int]) -> Select[str]:
+    """Build the query for the ids of the facts that these very versions proved."""
+    query = select(UpdateFact.fact_id).join(
+        Checkpoint, Checkpoint.update_id == UpdateFact.update_id
+    )
+    return query.where(Checkpoint.version.in_(versions), UpdateFact.proven.is_(True))
+
+
+def open_due(session: Session, wait_s: float) -> Update | None:
+    """Open a rebuild where something withdrawn waits for `wait_s` and no update is under way.
+
+    What a finished rebuild of this same version already took waits for a person's decision.
+    """
+    if session.scalar(select(Update.id).where(Update.status.in_(updates.LIVE_UPDATE)).limit(1)):
+        return None
+    found = plan(session)
+    if found is None or found.oldest > utc_now() - timedelta(seconds=wait_s):
+        return None
+    tried = select(func.max(Update.created_at)).where(
+        Update.kind == "rebuild", Update.replaces == found.replaces
+    )
+    last = session.scalar(tried)
+    if last is not None and last >= found.newest:
+        return None
+    return _open(session, SYSTEM, found, None, "auto")
+
+
+def open_now(
+    session: Session, actor: Actor, recipe: Recipe | None = None, activation: str = "auto"
+) -> Update:
+    """Open the rebuild that current needs; `Conflict` when it needs none or one is under way."""
+    found = plan(session)
+    if found is None:
+        raise Conflict("The current version holds nothing that was withdrawn.")
+    opened = _open(session, actor, found, recipe, activation)
+    if opened is None:
+        raise Conflict("A rebuild is under way already.")
+    return opened
+
+
+def drop_stale(session: Session) -> None:
+    """Cancel queued rebuilds whose plan no longer fits; the next look opens a better one."""
+    queued = select(Update.id).where(Update.kind == "rebuild", Update.status == "queued")
+    for update_id in session.scalars(queued).all():
+        found = plan(session)
+        row = updates.get(session, update_id)
+        if found is None or (found.replaces, found.parent) != (row.replaces, row.parent):
+            locked = updates.lock(session, update_id)
+            if locked is not None and locked.status == "queued":
+                locked.error = {"type": "stale", "detail": "What is current has changed."}
+                updates.cancel(session, locked)
+
+
+def _open(
+    session: Session, actor: Actor, found: Plan, recipe: Recipe | None, activation: str
+) -> Update | None:
+    """Open the planned rebuild, or return None where another one took its facts."""
+    ids = session.scalars(
+        select(Fact.id).where(Fact.id.in_(found.fact_ids)).order_by(Fact.id).with_for_update()
+    ).all()
+    live = (Update.kind == "rebuild", Update.status.in_(updates.LIVE_UPDATE))
+    if session.scalar(select(Update.id).where(*live).limit(1)) is not None:
+        return None
+    activations.check_ready(session, found.parent)
+    opened = Update(
+        kind="rebuild",
+        parent=found.parent,
+        replaces=found.replaces,
+        recipe=updates.choose_recipe(session, recipe).model_dump(),
+        activation=activation,
+        created_by=actor.key_id,
+    )
+    updates.enlist(session, opened, ids)
+    after = {"facts": len(ids), "replaces": found.replaces, "parent": found.parent}
+    audit.record(session, actor, "update.open", opened.id, after=after)
+    return opened
+
+
+def _first_to_see(session: Session, version: int, facts: Sequence[Fact]) -> int:
+    """Return the oldest version of a lineage that was taught any of the facts."""
+    tree = activations.ancestry(Checkpoint.version == version)
+    query = (
+        select(func.min(Checkpoint.version))
+        .join(UpdateFact, UpdateFact.update_id == Checkpoint.update_id)
+        .where(
+            UpdateFact.fact_id.in_([fact.id for fact in facts]),
+            UpdateFact.proven.is_not(None),
+            Checkpoint.version.in_(select(tree.c.version)),
+        )
+    )
+    return session.scalars(query).one()
+
+
+def _still_answered() -> ColumnElement[bool]:
+    """Build the condition that a fact failed a control when it was last asked as one."""
+    later = aliased(Proof)
+    last = select(func.max(later.version)).where(later.fact_id == Fact.id, later.origin == CONTROL)
+    return exists(
+        select(Proof.id).where(
+            Proof.fact_id == Fact.id,
+            Proof.origin == CONTROL,
+            Proof.passed.is_(False),
+            Proof.version == last.correlate(Fact).scalar_subquery(),
+        )
+    )
