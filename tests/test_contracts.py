@@ -1,6 +1,7 @@
 """The rules that no other tool checks: sizes, docstrings, imports at run time, generated files."""
 
 import ast
+import hashlib
 import json
 import os
 import subprocess
@@ -93,3 +94,17 @@ def test_openapi_snapshot_is_current() -> None:
 
     kept = json.loads((ROOT / "docs/openapi.json").read_text())
     assert kept == create_app().openapi(), "run `make openapi` and review the change"
+
+
+def test_the_shipped_starter_is_whole() -> None:
+    folder = ROOT / "app/lm/starter"
+    named = json.loads((folder / "manifest.json").read_text())["files"]
+    found = {
+        path.name: {
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "bytes": path.stat().st_size,
+        }
+        for path in folder.iterdir()
+        if path.name != "manifest.json"
+    }
+    assert found == named

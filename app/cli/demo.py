@@ -64,7 +64,7 @@ def learn(client: AlmanacClient, facts: Sequence[Fact]) -> tuple[int, int]:
         return client.get_checkpoint(min(learned)).parent or 0, max(learned)
     _step(3, f"Learning {len(update.fact_ids)} facts ({update.id})")
     done = watch(client, update.id)
-    if done.version is None:
+    if done.version is None or done.outcome == "rejected":
         raise Stop(conclude(done))
     out.print(f"   {conclude(done)}")
     return client.get_checkpoint(done.version).parent or 0, done.version
