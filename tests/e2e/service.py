@@ -38,7 +38,7 @@ class Service:
             self.process = subprocess.Popen(
                 [ALMANAC, "up"], cwd=self.folder, env=self.settings, stdout=log, stderr=log
             )
-        wait_until(self.is_ready, 120)
+        wait_until(self.is_ready, 180)
         return time.monotonic() - started
 
     def is_ready(self) -> bool:
