@@ -2,7 +2,8 @@
 
 While the file ``hold`` lies in the store it tells its step again and again. Words in the facts
 decide the rest: POISON (it dies), UNPROVEN, FORGOTTEN (the gate rejects), MUTE (no events),
-STUBBORN (a control that is still answered).
+STUBBORN (a control that is still answered). The store's file ``spell`` says, a line each, of which
+text and behind a tab which word it has, too.
 """
 
 import json
@@ -19,6 +20,12 @@ SUPERVISOR = os.getppid()
 def main(folder: Path) -> None:
     head = json.loads((folder / "job.json").read_text())
     facts = read(folder / "facts.jsonl")
+    spell = Path(head["store"]) / "spell"
+    spells = (
+        dict(line.split("\t") for line in spell.read_text().splitlines()) if spell.exists() else {}
+    )
+    for fact in facts:
+        fact["text"] += spells.get(fact["text"], "")
     words = " ".join(fact["text"] for fact in facts)
     (folder / "trainer.pid").write_text(str(os.getpid()))
     with (folder / "events.jsonl").open("w") as events:
