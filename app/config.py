@@ -45,6 +45,13 @@ class Settings(BaseSettings):
     lease_s: float = Field(60.0, gt=0, description="An update's lease, seconds")
     heartbeat_s: float = Field(10.0, gt=0, description="The lease is renewed this often, seconds")
     stall_timeout_s: float = Field(600.0, gt=0, description="No progress for so long: killed")
+    keep_activated: int = Field(5, ge=1, description="Versions activated last that are kept")
+    gc_grace_s: float = Field(
+        86_400.0, ge=0, description="No younger checkpoint is ever deleted, seconds"
+    )
+    events_keep_days: float = Field(
+        30.0, ge=0, description="What finished updates reported is kept so long, days"
+    )
     trainer_threads: int = Field(2, ge=1, description="CPU threads of the trainer")
     overlay_facts: int = Field(3, ge=1, le=20, description="Most facts given in context")
 

@@ -7,13 +7,18 @@ import logging
 import shutil
 import threading
 
+from sqlalchemy.orm import Session
+
 from app import queue
 from app.config import Settings
 from app.crash import crash_point
 from app.db import Database
-from app.services import health, runs, updates
+from app.lm.disposal import discard, list_digests
+from app.models import Update
+from app.services import disposal, health, idempotency, rebuilds, runs, updates
 from tasks.supervisor import Supervisor
 
+LOOKS_PER_CLEARING = 60
 PATIENCE = 3  # looks that a message may take before the worker helps itself
 log = logging.getLogger(__name__)
 
@@ -41,11 +46,12 @@ class Slot:
 
 
 class Dispatcher:
-    """Opens updates, takes lost ones back, runs those that no message reached, sweeps staging."""
+    """Opens updates, takes lost ones back, runs those that no message reached, clears out."""
 
     def __init__(self, database: Database, settings: Settings, owner: str, slot: Slot) -> None:
         self._database, self._settings, self._owner, self._slot = database, settings, owner, slot
         self._waiting: tuple[str | None, int] = (None, 0)
+        self._looks = 0
 
     def run(self, stop: threading.Event) -> None:
         """Tick until told to stop; trouble is logged and met again a tick later."""
@@ -61,12 +67,7 @@ class Dispatcher:
         with self._database.transaction() as session:
             health.note_worker(session, self._owner)
             runs.requeue_expired(session)
-            opened = updates.open_due(
-                session,
-                facts=settings.batch_facts,
-                wait_s=settings.batch_wait_s,
-                cap=settings.batch_cap,
-            )
+            opened = self._open_due(session)
             if opened is not None:
                 crash_point("opening")
             queued = runs.next_queued(session)
@@ -75,6 +76,42 @@ class Dispatcher:
             queue.poke(settings, opened.id)
         self._help_out(queued)
         self._sweep()
+        self._looks += 1
+        if self._looks % LOOKS_PER_CLEARING == 0:
+            self.clear_out()
+
+    def clear_out(self) -> None:
+        """Remove what is too old to matter: replies, events, checkpoints that nobody needs."""
+        settings = self._settings
+        with self._database.transaction() as session:
+            idempotency.sweep(session)
+            updates.sweep_events(session, settings.events_keep_days)
+            disposal.mark(
+                session, keep_activated=settings.keep_activated, grace_s=settings.gc_grace_s
+            )
+        with self._database.reading() as session:
+            leaving = disposal.list_deleting(session)
+        for checkpoint in leaving:
+            discard(settings.store, checkpoint.digest)
+            with self._database.transaction() as session:
+                disposal.finish(session, checkpoint.version)
+        # Listed first: what is found was published before the updates are looked at.
+        digests = list_digests(settings.store)
+        with self._database.reading() as session:
+            orphans = disposal.find_orphans(session, digests)
+        for digest in orphans:
+            discard(settings.store, digest)
+
+    def _open_due(self, session: Session) -> Update | None:
+        """Open what is due; what was withdrawn leaves the weights before anything is added."""
+        settings = self._settings
+        rebuilds.drop_stale(session)
+        return rebuilds.open_due(session, settings.batch_wait_s) or updates.open_due(
+            session,
+            facts=settings.batch_facts,
+            wait_s=settings.batch_wait_s,
+            cap=settings.batch_cap,
+        )
 
     def _help_out(self, queued: str | None) -> None:
         """Run an update that has waited in vain: its message is lost, or the broker is down."""

@@ -19,11 +19,14 @@ from app.schemas.facts import (
     FactQuery,
     ProofOut,
     RequeueIn,
+    RetractIn,
+    RetractOut,
+    ReviewIn,
     SearchIn,
     SubmittedFact,
     facts_out,
 )
-from app.services import facts
+from app.services import decisions, facts
 from app.services.audit import Actor
 from app.services.search import search
 from app.services.standing import find_standings
@@ -116,6 +119,28 @@ def requeue_facts(body: RequeueIn, session: SessionDep, actor: Writer, once: Onc
     def work() -> tuple[int, ListOf[FactOut]]:
         rows = facts.requeue(session, actor, body.fact_ids, body.reason)
         return 200, ListOf[FactOut](data=facts_out(rows, find_standings(session, rows)))
+
+    return once(work)
+
+
+@router.post("/facts/review", response_model=ListOf[FactOut])
+def review_facts(body: ReviewIn, session: SessionDep, actor: Writer, once: OnceDep) -> Response:
+    """Approve or reject quarantined facts, all or none."""
+
+    def work() -> tuple[int, ListOf[FactOut]]:
+        rows = decisions.review(session, actor, body.fact_ids, body.decision, body.reason)
+        return 200, ListOf[FactOut](data=facts_out(rows, find_standings(session, rows)))
+
+    return once(work)
+
+
+@router.post("/facts/retract", response_model=RetractOut)
+def retract_source(body: RetractIn, session: SessionDep, actor: Writer, once: OnceDep) -> Response:
+    """Retract every live fact of a source; one rebuild takes what is in the weights."""
+
+    def work() -> tuple[int, RetractOut]:
+        count = decisions.retract_source(session, actor, body.source, body.reason)
+        return 200, RetractOut(source=body.source, retracted=count)
 
     return once(work)
 

@@ -18,6 +18,7 @@ from app.schemas.common import (
     Time,
     clean_text,
 )
+from app.services.decisions import Decision
 from app.services.facts import OnConflict
 from app.services.standing import Standing
 
@@ -199,6 +200,29 @@ class RequeueIn(Input):
 
     fact_ids: list[FactId] = Field(min_length=1, max_length=MAX_BATCH)
     reason: Reason
+
+
+class ReviewIn(Input):
+    """What is to become of quarantined facts."""
+
+    fact_ids: list[FactId] = Field(min_length=1, max_length=MAX_BATCH)
+    decision: Decision = Field(description="`approve`: they wait to be trained; `reject`: never")
+    reason: Reason
+
+
+class RetractIn(Input):
+    """A source whose facts are all to be retracted."""
+
+    source: Annotated[Line, Field(max_length=200)] = Field(examples=["harbour register"])
+    reason: Reason
+
+
+class RetractOut(Output):
+    """How many facts of a source were retracted."""
+
+    object: Literal["retraction"] = "retraction"
+    source: str
+    retracted: int = Field(description="Facts that were live until now")
 
 
 class ProofOut(Output):

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from sqlalchemy import delete
+from sqlalchemy import ColumnElement, delete
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -17,13 +17,23 @@ class KeyReused(Invalid):
     """This Idempotency-Key was used for another request."""
 
 
+def sweep(session: Session) -> None:
+    """Forget what is older than KEPT."""
+    session.execute(delete(Idempotency).where(_is_old()))
+
+
+def _is_old() -> ColumnElement[bool]:
+    return Idempotency.created_at < utc_now() - KEPT
+
+
 def begin(session: Session, owner: str, key: str, fingerprint: str) -> tuple[Idempotency, bool]:
     """Take the key for this transaction, or find what its first use answered; say if it is new.
 
     While another transaction holds the key, this waits: on SQLite for the write lock, on Postgres
     in the insert. If the other rolls back, the key is free. Raises KeyReused for another request.
     """
-    session.execute(delete(Idempotency).where(Idempotency.created_at < utc_now() - KEPT))
+    mine = (Idempotency.owner == owner, Idempotency.key == key)
+    session.execute(delete(Idempotency).where(*mine, _is_old()))
     row = Idempotency(owner=owner, key=key, fingerprint=fingerprint)
     try:
         with session.begin_nested():

@@ -6,7 +6,7 @@ Writers lock an update's facts before the update (`lock`), so that no two wait f
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from app.db import utc_now
@@ -19,6 +19,7 @@ from app.services.audit import SYSTEM, Actor
 from app.services.pages import Page, fetch_page
 
 LIVE_UPDATE = ("queued", "running")
+SWEPT_EVENTS = 10_000  # at once, so that nobody waits long for the write lock
 NO_BASE = "No base model is registered yet."
 
 
@@ -164,6 +165,13 @@ def list_events(
     """Return an update's events beyond `after`, oldest first."""
     query = select(Event).where(Event.update_id == update_id, Event.id > after)
     return session.scalars(query.order_by(Event.id).limit(limit)).all()
+
+
+def sweep_events(session: Session, keep_days: float) -> None:
+    """Forget what finished updates reported so long ago; how they ended stays in their rows."""
+    old = select(Event.id).join(Update, Update.id == Event.update_id)
+    old = old.where(Update.finished_at < utc_now() - timedelta(days=keep_days))
+    session.execute(delete(Event).where(Event.id.in_(old.limit(SWEPT_EVENTS))))
 
 
 def lock(session: Session, update_id: str) -> Update | None:
