@@ -146,7 +146,7 @@ def retract(session: Session, actor: Actor, fact_id: str, reason: str | None = N
         before = fact.status
         if before not in LIVE:
             raise Conflict(f"The fact is {before}; only a live one can be retracted.")
-        if before == "training":
+        if before in ("training", "trained"):  # the latter may be taught again by a rebuild
             _stop_training(session, actor, fact_id)
         # Only from the status that was seen: a runner may have moved it since, then look again.
         move = update(Fact).where(Fact.id == fact_id, Fact.status == before)
@@ -173,6 +173,8 @@ def requeue(session: Session, actor: Actor, fact_ids: Sequence[str], reason: str
     query = select(Fact).where(Fact.id.in_(fact_ids)).options(selectinload(Fact.probes))
     facts = {fact.id: fact for fact in session.scalars(query.order_by(Fact.id).with_for_update())}
     standings = find_standings(session, list(facts.values()))
+    taught = select(UpdateFact.fact_id).where(UpdateFact.fact_id.in_(fact_ids), UpdateFact.active)
+    busy = set(session.scalars(taught))
     for index, fact_id in enumerate(fact_ids):
         pointer = f"/fact_ids/{index}"
         if fact_id not in facts:
@@ -183,6 +185,8 @@ def requeue(session: Session, actor: Actor, fact_ids: Sequence[str], reason: str
                 "only failed and rolled-back ones can train again.",
                 pointer=pointer,
             )
+        if fact_id in busy:
+            raise Conflict("A rebuild is teaching the fact already.", pointer=pointer)
     for fact in facts.values():
         before = {"status": standings[fact.id].status, "tries": fact.tries, "error": fact.error}
         fact.status, fact.tries, fact.error = "pending", 0, None
