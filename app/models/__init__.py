@@ -2,6 +2,7 @@ from app.models.access import Audit, Idempotency, Key
 from app.models.base import Base
 from app.models.checkpoints import Activation, Checkpoint, Proof
 from app.models.facts import LIVE, Fact, Probe
+from app.models.feedback import Feedback
 from app.models.updates import Event, Update, UpdateFact, WorkerSeen
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Checkpoint",
     "Event",
     "Fact",
+    "Feedback",
     "Idempotency",
     "Key",
     "Probe",

@@ -23,6 +23,7 @@ def _check_size(text: str) -> str:
 
 
 Text = Annotated[str, BeforeValidator(_unify_newlines), AfterValidator(clean_text)]
+Question = Annotated[Text, AfterValidator(_check_size)]
 
 
 class QuestionIn(Input):
@@ -32,7 +33,7 @@ class QuestionIn(Input):
         json_schema_extra={"examples": [{"question": "Who keeps the lighthouse of Brannoc Head?"}]}
     )
 
-    question: Annotated[Text, AfterValidator(_check_size)]
+    question: Question
     version: Version | None = Field(None, description="Pins a version; left out: the current one")
     overlay: bool | None = Field(
         None, description="Give waiting facts in context; left out: yes, unless a version is pinned"

@@ -21,15 +21,19 @@ _LOCK_CLASS = 7101
 
 
 def submit(
-    session: Session, actor: Actor, fact: Fact, on_conflict: OnConflict = "supersede"
+    session: Session,
+    actor: Actor,
+    fact: Fact,
+    on_conflict: OnConflict = "supersede",
+    status: Literal["pending", "quarantined"] = "pending",
 ) -> tuple[Fact, bool]:
-    """Store a new fact as pending, or find the live one with its text and key; say if it is new.
+    """Store a new fact, or find the live one with its text and key; say if it is new.
 
     ``fact`` is transient with normalised texts. Other live facts with its key are superseded, stay
     beside it, or are a Conflict, as ``on_conflict`` says.
     """
     _lock_names(session, [fact])
-    return _submit(session, actor, fact, on_conflict)
+    return _submit(session, actor, fact, on_conflict, status)
 
 
 def submit_batch(
@@ -48,7 +52,7 @@ def submit_batch(
 
 
 def _submit(
-    session: Session, actor: Actor, fact: Fact, on_conflict: OnConflict
+    session: Session, actor: Actor, fact: Fact, on_conflict: OnConflict, status: str = "pending"
 ) -> tuple[Fact, bool]:
     fact.text_digest = _digest(fact)
     live = select(Fact).where(Fact.status.in_(LIVE)).order_by(Fact.id)
@@ -60,7 +64,7 @@ def _submit(
     older = session.scalars(live.where(Fact.key == fact.key)).all() if fact.key else []
     if older and on_conflict == "reject":
         raise Conflict(f"The key is held by {older[0].id}.", pointer="/key")
-    fact.status, fact.created_by = "pending", actor.key_id
+    fact.status, fact.created_by = status, actor.key_id
     session.add(fact)
     session.flush()
     audit.record(session, actor, "fact.submit", fact.id, after={"key": fact.key})

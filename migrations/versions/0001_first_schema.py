@@ -111,6 +111,29 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_facts")),
     )
+    op.create_table(
+        "feedback",
+        sa.Column("id", sa.String(length=40), nullable=False),
+        sa.Column("question", sa.Text(), nullable=False),
+        sa.Column("answer", sa.Text(), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("correct", sa.Boolean(), nullable=False),
+        sa.Column("correction", sa.Text(), nullable=True),
+        sa.Column("fact_id", sa.String(length=40), nullable=True),
+        sa.Column("created_by", sa.String(length=40), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["created_by"], ["keys.id"], name=op.f("fk_feedback_created_by_keys")
+        ),
+        sa.ForeignKeyConstraint(["fact_id"], ["facts.id"], name=op.f("fk_feedback_fact_id_facts")),
+        sa.ForeignKeyConstraint(
+            ["version"], ["checkpoints.version"], name=op.f("fk_feedback_version_checkpoints")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_feedback")),
+    )
+    with op.batch_alter_table("feedback", schema=None) as batch_op:
+        batch_op.create_index("ix_feedback_version", ["version", "id"], unique=False)
+
     with op.batch_alter_table("facts", schema=None) as batch_op:
         batch_op.create_index("ix_facts_key", ["key"], unique=False)
         batch_op.create_index("ix_facts_source", ["source"], unique=False)
@@ -326,6 +349,10 @@ def downgrade() -> None:
         batch_op.drop_index("ix_idempotency_created")
 
     op.drop_table("idempotency")
+    with op.batch_alter_table("feedback", schema=None) as batch_op:
+        batch_op.drop_index("ix_feedback_version")
+
+    op.drop_table("feedback")
     with op.batch_alter_table("facts", schema=None) as batch_op:
         batch_op.drop_index(
             "uq_facts_live_digest",

@@ -1,0 +1,27 @@
+"""Feedback on answers."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Response
+
+from app.deps import OnceDep, SessionDep, needs
+from app.schemas.feedback import FeedbackIn, FeedbackOut
+from app.services import feedback
+from app.services.audit import Actor
+
+router = APIRouter(tags=["answers"])
+
+
+@router.post("/feedback", status_code=201, response_model=FeedbackOut)
+def give_feedback(
+    body: FeedbackIn,
+    session: SessionDep,
+    actor: Annotated[Actor, Depends(needs("qa"))],
+    once: OnceDep,
+) -> Response:
+    """Say whether an answer was right; a correction is kept as a fact that waits for review."""
+
+    def work() -> tuple[int, FeedbackOut]:
+        return 201, FeedbackOut.of(*feedback.give(session, actor, body.row()))
+
+    return once(work)
