@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.cli import answers, checkpoints, facts, keys, processes, starter, up, updates
+from app.cli import answers, backup, checkpoints, facts, keys, processes, starter, up, updates
 from app.cli.console import Stop, Target, errors
 from app.cli.demo import demo
 from app.cli.settings import settings
@@ -25,6 +25,7 @@ app.add_typer(updates.app, name="updates")
 app.add_typer(checkpoints.app, name="checkpoints")
 app.add_typer(keys.app, name="keys")
 app.add_typer(starter.app, name="starter")
+app.add_typer(backup.app, name="backup")
 app.command()(up.up)
 app.command()(processes.migrate)
 app.command()(processes.api)

@@ -1,19 +1,23 @@
 """One deployment on each database, without workers or broker: updates run in the test itself."""
 
+import secrets
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
 import pytest
 from sqlalchemy import select
 
-from app.models import Checkpoint, Fact, Update
+from app.lm import store
+from app.models import Checkpoint, Fact, Probe, Update
 from app.services import activations, facts
 from app.services.audit import SYSTEM
 from app.services.standing import find_standings
 from tasks.dispatcher import Dispatcher, Slot
 from tasks.supervisor import Supervisor
+from tests.conftest import POSTGRES
 from tests.worker.conftest import TRAINER, Deployment, deploy, engine_url
 
 __all__ = ["engine_url"]
@@ -87,8 +91,6 @@ class Lifecycle:
 
 
 def fact_of(text: str, **more: str) -> Fact:
-    from app.models import Probe
-
     probe = Probe(question=f"{text}?", answers=["Yes"], direction="forward", origin="given")
     return Fact(text=text, probes=[probe], **more)
 
@@ -100,4 +102,40 @@ def here(database_url: str, engine_url: str, tmp_path: Path) -> Iterator[Lifecyc
         yield Lifecycle(deployment)
 
 
-Make = Callable[..., None]
+def make_checkpoint(folder: Path, parent: str | None = None) -> str:
+    """Publish a checkpoint of a few bytes; return its digest."""
+    staged = store.staging_folder(folder, secrets.token_hex(4))
+    (staged / "config.json").write_text("{}")
+    (staged / "model.safetensors").write_bytes(b"weights")
+    store.seal(
+        staged,
+        kind="full",
+        parent=parent,
+        model_class="LlamaForCausalLM",
+        parameters=1000,
+        mask_token="[MASK]",
+        mask_id=3,
+        context_length=256,
+        update_id=secrets.token_hex(4),
+    )
+    return store.publish(folder, staged)
+
+
+@pytest.fixture
+def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], str]]:
+    """Makes the URL of an empty database of the same kind as `database_url`, without tables."""
+    made: list[str] = []
+
+    def make() -> str:
+        name = f"almanac_empty_{secrets.token_hex(4)}"
+        if request.getfixturevalue("database_url").startswith("sqlite"):
+            return f"sqlite:///{tmp_path / name}.db"
+        with psycopg.connect(POSTGRES, autocommit=True) as server:
+            server.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+        made.append(name)
+        return POSTGRES.rsplit("/", 1)[0] + f"/{name}"
+
+    yield make
+    for name in made:
+        with psycopg.connect(POSTGRES, autocommit=True) as server:
+            server.execute(f"DROP DATABASE {name} WITH (FORCE)")
