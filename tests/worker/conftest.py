@@ -28,7 +28,7 @@ from tasks.supervisor import Supervisor
 HERE = Path(__file__).parent
 TRAINER = [sys.executable, str(HERE / "fake_trainer.py")]
 REDIS = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379")
-DEADLINE_S = 30
+DEADLINE_S = 120  # only a failing test waits so long; a machine may be busy
 
 
 class Engine(BaseHTTPRequestHandler):
@@ -67,6 +67,7 @@ class Deployment:
 
     settings: Settings
     database: Database
+    app: str = "tests.worker.fake_worker"
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def submit(self, *texts: str) -> list[str]:
@@ -94,7 +95,7 @@ class Deployment:
         chosen = self.settings.model_copy(update=settings).model_dump(exclude_unset=True)
         environment = {f"ALMANAC_{name.upper()}": str(value) for name, value in chosen.items()}
         log = self.log(len(self.workers)).open("wb")
-        command = "celery -A tests.worker.fake_worker worker --pool threads -c 1"
+        command = f"celery -A {self.app} worker --pool threads -c 1"
         quiet = "--without-gossip --without-mingle --without-heartbeat --loglevel INFO"
         process = subprocess.Popen(
             [sys.executable, "-m", *command.split(), *quiet.split(), "-n", secrets.token_hex(4)],
@@ -171,7 +172,9 @@ class Deployment:
             worker.wait()
 
 
-def deploy(url: str, broker: str, engine_url: str, folder: Path) -> Iterator[Deployment]:
+def deploy(
+    url: str, broker: str, engine_url: str, folder: Path, lease_s: float = 2
+) -> Iterator[Deployment]:
     reference = folder / "reference.jsonl"
     reference.write_text("")
     settings = Settings(
@@ -181,7 +184,7 @@ def deploy(url: str, broker: str, engine_url: str, folder: Path) -> Iterator[Dep
         reference_file=reference,
         engine_url=engine_url,
         tick_s=0.2,
-        lease_s=2,
+        lease_s=lease_s,
         heartbeat_s=0.3,
         batch_wait_s=3600,
         _env_file=None,
@@ -204,4 +207,6 @@ def deployment(
     url = request.getfixturevalue(f"{database}_url")
     # A neighbour's message in the same Redis database names an update that isn't here: harmless.
     redis = f"{REDIS}/{1 + secrets.randbelow(15)}"
-    yield from deploy(url, "filesystem://" if broker == "files" else redis, engine_url, tmp_path)
+    address = "filesystem://" if broker == "files" else redis
+    # Long, since a busy machine may starve a heartbeat; tests that wait for its end choose their own.
+    yield from deploy(url, address, engine_url, tmp_path, lease_s=30)
