@@ -3,8 +3,9 @@
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -28,10 +29,13 @@ class Settings(BaseSettings):
         None, description="Reference set (JSONL) for replay and regression; empty: the starter's"
     )
 
-    engine_url: str = Field("http://127.0.0.1:8001", description="Where the API finds the engine")
+    engine_url: str = Field(
+        "http://127.0.0.1:8001", description="Where the API finds the engine; several: with commas"
+    )
     engine_host: str = Field("127.0.0.1", description="Address that our own engine listens on")
     engine_port: int = Field(8001, description="Port that our own engine listens on (same host)")
     engine_kind: Literal["almanac", "vllm"] = Field("almanac", description="Which engine serves")
+    vllm_max_lora_rank: int = Field(16, ge=1, description="vLLM's own --max-lora-rank")
     engine_timeout_s: float = Field(60.0, gt=0, description="Limit for one answer, seconds")
     engine_memory_mb: int = Field(4096, gt=0, description="Resident checkpoints' limit, MiB")
     engine_threads: int = Field(2, ge=1, description="CPU threads of the engine")
@@ -55,6 +59,23 @@ class Settings(BaseSettings):
     trainer_threads: int = Field(2, ge=1, description="CPU threads of the trainer")
     overlay_facts: int = Field(3, ge=1, le=20, description="Most facts given in context")
 
+    @field_validator("engine_url")
+    @classmethod
+    def _check_urls(cls, value: str) -> str:
+        urls = _split(value)
+        for url in urls:
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError(f"`{url}` is no http:// or https:// address")
+        if len(set(urls)) < len(urls) or not urls:
+            raise ValueError("must name each engine once")
+        return value
+
+    @property
+    def engine_urls(self) -> list[str]:
+        """Every engine's URL."""
+        return _split(self.engine_url)
+
     @cached_property
     def database(self) -> str:
         """The SQLAlchemy URL in force."""
@@ -69,3 +90,7 @@ class Settings(BaseSettings):
     def store(self) -> Path:
         """The checkpoint store's folder."""
         return (self.store_dir or self.data_dir / "store").absolute()
+
+
+def _split(urls: str) -> list[str]:
+    return [url.strip().rstrip("/") for url in urls.split(",") if url.strip()]

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.db import Database
-from app.engine_client import EngineClient
+from app.engine_pool import EnginePool
 from app.errors import Forbidden, Unauthorized
 from app.services import idempotency, keys
 from app.services.audit import Actor
@@ -34,14 +34,14 @@ async def get_database(request: Request) -> Database:
     return cast(Database, request.app.state.database)
 
 
-async def get_engine(request: Request) -> EngineClient:
-    """Return the client of the engine that serves."""
-    return cast(EngineClient, request.app.state.engine)
+async def get_engine(request: Request) -> EnginePool:
+    """Return the client of the engines that serve."""
+    return cast(EnginePool, request.app.state.engine)
 
 
 SettingsDep = Annotated[Settings, Depends(get_settings)]
 DatabaseDep = Annotated[Database, Depends(get_database)]
-EngineDep = Annotated[EngineClient, Depends(get_engine)]
+EngineDep = Annotated[EnginePool, Depends(get_engine)]
 
 
 def open_session(database: DatabaseDep) -> Iterator[Session]:

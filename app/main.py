@@ -10,7 +10,7 @@ from app import problems
 from app.config import Settings
 from app.db import Database
 from app.deps import authenticate
-from app.engine_client import EngineClient
+from app.engine_pool import connect
 from app.middleware import PREFIX, AroundRequest, Metrics
 from app.routes import answers, audit, checkpoints, facts, feedback, health, keys, updates
 
@@ -58,7 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     app.state.database = Database(settings.database)
-    app.state.engine = EngineClient(settings.engine_url, settings.engine_timeout_s)
+    app.state.engine = connect(settings)
     yield
     await app.state.engine.aclose()
     app.state.database.close()

@@ -20,7 +20,7 @@ import app
 from app.config import Settings
 from app.crash import crash_point
 from app.db import Database
-from app.engine_client import EngineClient
+from app.engine_pool import connect
 from app.errors import CheckpointCorrupt, DomainError
 from app.lm import store
 from app.lm.disposal import size_of
@@ -183,7 +183,7 @@ class Supervisor:
 
     def _try_engine(self, digest: str) -> str | None:
         """Have the engine load the checkpoint and answer from it; return why it couldn't."""
-        engine = EngineClient(self.settings.engine_url, self.settings.engine_timeout_s)
+        engine = connect(self.settings)
         try:
             engine.prove(digest, str(store.path_of(self.settings.store, digest)))
         except DomainError as error:

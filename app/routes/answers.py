@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from app.config import Settings
 from app.db import Database
 from app.deps import DatabaseDep, EngineDep, ReaderDep, SettingsDep, needs
-from app.engine_client import Delta, Usage
+from app.engine_answers import Delta, Usage
 from app.errors import DomainError, Invalid, NotFound
 from app.ids import new_id
 from app.models import Checkpoint
@@ -31,8 +31,8 @@ from app.schemas.answers import (
     UsageOut,
 )
 from app.schemas.common import ListOf
-from app.services import answers, checkpoints
-from app.services.answers import Bound
+from app.services import answers, attribution, checkpoints
+from app.services.answers import Bound, Support
 
 CURRENT = "current"
 _PINNED = re.compile(r"v(0|[1-9][0-9]{0,8})")
@@ -55,14 +55,16 @@ async def answer_question(
     bound = await run_in_threadpool(_bind, database, body.question, body.version, max_facts)
     chat = ask(body.question)
     bound, found = await answers.complete(engine, bound, chat, body.max_tokens)
+    answer = found.text.strip()
+    facts = bound.facts or await run_in_threadpool(_support, database, bound, body.question, answer)
     response.headers["X-Model-Version"] = str(bound.version)
     return AnswerOut(
         id=new_id("answer"),
-        answer=found.text.strip(),
+        answer=answer,
         version=bound.version,
         checkpoint=bound.digest,
         source="overlay" if bound.facts else "weights",
-        facts=[SupportOut.model_validate(fact) for fact in bound.facts],
+        facts=[SupportOut.model_validate(fact) for fact in facts],
         latency_ms=round((time.perf_counter() - started) * 1000),
     )
 
@@ -114,6 +116,11 @@ def get_model(model: Annotated[str, Path(max_length=40)], session: ReaderDep) ->
 def _bind(database: Database, question: str, version: int | None, max_facts: int) -> Bound:
     with database.reading() as session:
         return answers.bind(session, question, version=version, max_facts=max_facts)
+
+
+def _support(database: Database, bound: Bound, question: str, answer: str) -> tuple[Support, ...]:
+    with database.reading() as session:
+        return attribution.find(session, question, answer, bound.version)
 
 
 def _check_limit(settings: Settings, field: str, given: int | None) -> None:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Path, Query, Response
 from app.config import Settings
 from app.db import Database
 from app.deps import DatabaseDep, EngineDep, OnceDep, ReaderDep, SessionDep, SettingsDep, needs
-from app.engine_client import EngineClient
+from app.engine_pool import EnginePool
 from app.errors import Conflict
 from app.schemas.checkpoints import (
     ActivateIn,
@@ -132,7 +132,7 @@ def list_activations(
 
 
 def _prove_servable(
-    database: Database, engine: EngineClient, settings: Settings, version: int
+    database: Database, engine: EnginePool, settings: Settings, version: int
 ) -> None:
     """Have the engine answer with a version that isn't current yet, while no transaction is open.
 

@@ -42,11 +42,12 @@ class QuestionIn(Input):
 
 
 class SupportOut(Output):
-    """A fact that was given in context."""
+    """A fact that the answer rests on."""
 
     id: str
     text: str
-    status: Literal["pending", "training", "failed", "held"]
+    status: Literal["pending", "training", "failed", "held", "learned", "superseded"]
+    version: int | None = Field(description="The version that learned it; empty: given in context")
 
 
 class AnswerOut(Output):
@@ -58,7 +59,7 @@ class AnswerOut(Output):
     version: int
     checkpoint: str = Field(description="The version's digest")
     source: Literal["weights", "overlay"] = Field(
-        description="overlay: the facts listed were given in context"
+        description="overlay: the facts listed were given in context; weights: they are learned"
     )
     facts: list[SupportOut]
     latency_ms: int

@@ -7,7 +7,8 @@ from typing import TypeVar
 
 from sqlalchemy.orm import Session
 
-from app.engine_client import Completion, Delta, EngineClient
+from app.engine_answers import Completion, Delta
+from app.engine_pool import EnginePool
 from app.errors import Invalid
 from app.prompts import Message, ask
 from app.services import checkpoints, overlay
@@ -18,11 +19,12 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Support:
-    """A fact that was given in context."""
+    """A fact that an answer rests on, and the version that learned it, if one has."""
 
     id: str
     text: str
     status: str
+    version: int | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def _status(stored: str) -> str:
 
 
 async def complete(
-    engine: EngineClient,
+    engine: EnginePool,
     bound: Bound,
     chat: Sequence[Message],
     max_tokens: int | None,
@@ -75,7 +77,7 @@ async def complete(
 
 
 async def stream(
-    engine: EngineClient,
+    engine: EnginePool,
     bound: Bound,
     chat: Sequence[Message],
     max_tokens: int | None,

@@ -5,25 +5,16 @@ both give the same facts.
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from itertools import combinations
 
-from sqlalchemy import (
-    ColumnElement,
-    column,
-    func,
-    literal,
-    literal_column,
-    select,
-    table,
-    union_all,
-)
+from sqlalchemy import ColumnElement, literal, select, union_all
 from sqlalchemy.orm import Session
 
 from app.db import utc_now
 from app.models import Fact
 from app.services import relevance
 from app.services.relevance import Text
+from app.services.search import Term, matches
 from app.services.standing import has_status
 
 MAX_CANDIDATES = 50
@@ -31,8 +22,6 @@ MAX_WORDS = 10
 PAIRED_WORDS = 4
 # Facts much worse than the best one only distract: they share its name, not what is asked.
 MIN_SHARE_OF_BEST = 0.85
-
-_fts = table("facts_fts", column("fact_id"))
 
 
 def find(session: Session, question: str, limit: int) -> list[Fact]:
@@ -57,16 +46,15 @@ def _propose(session: Session, asked: Text) -> list[str]:
     """
     names = [word for name in asked.names for word in name]
     plain = sorted(asked.plain, key=len, reverse=True)
-    words = [(word, False) for word in names] + [(relevance.stem(word), True) for word in plain]
+    words = [Term(word) for word in names] + [Term(relevance.stem(word), True) for word in plain]
     words = list(dict.fromkeys(words))[:MAX_WORDS]
     groups = [(word,) for word in words] + list(combinations(words[:PAIRED_WORDS], 2))
     if not groups:
         return []
     waiting = _is_waiting()
-    postgres = session.get_bind().dialect.name == "postgresql"
     branches = [
         select(literal(number).label("number"), Fact.id)
-        .where(_matches(group, postgres), waiting)
+        .where(matches(session, group), waiting)
         .order_by(Fact.id.desc())
         .limit(MAX_CANDIDATES)
         .subquery()
@@ -86,17 +74,3 @@ def _is_waiting() -> ColumnElement[bool]:
     status = Fact.status.in_(("pending", "training", "failed")) | has_status("held")
     begun = Fact.valid_from.is_(None) | (Fact.valid_from <= now)
     return status & begun & (Fact.valid_until.is_(None) | (Fact.valid_until > now))
-
-
-def _matches(group: Sequence[tuple[str, bool]], postgres: bool) -> ColumnElement[bool]:
-    """Build the condition that a fact has each word, or a word that begins so.
-
-    Words are letters and digits only, so quoting them is enough in both query languages.
-    """
-    if postgres:
-        query = " & ".join(f"'{word}'" + ":*" * begins for word, begins in group)
-        wanted = func.to_tsquery(literal_column("'simple'"), query)
-        return func.fact_words(Fact.text).bool_op("@@")(wanted)
-    query = " AND ".join(f'"{word}"' + "*" * begins for word, begins in group)
-    found = literal_column("facts_fts").bool_op("MATCH")(query)
-    return Fact.id.in_(select(_fts.c.fact_id).where(found))

@@ -135,7 +135,7 @@ def score(question: Text, fact: Text) -> float:
     # Half a name is mostly another's: its weight falls with the square, then to nothing.
     shares = [_share_of(name, fact) for name in names]
     covered = sum(NAME_WEIGHT * share**2 for share in shares if share >= MIN_SHARE_OF_NAME)
-    shared = sum(_has_form(word, fact) for word in plain)
+    shared = sum(has_form(word, fact) for word in plain)
     found = (covered + shared) / (NAME_WEIGHT * len(names) + len(plain))
     if covered:
         enough = found > MIN_SCORE
@@ -173,7 +173,7 @@ def _share_of(name: Sequence[str], fact: Text) -> float:
     return sum(part in fact.present for part in name) / len(name)
 
 
-def _has_form(word: str, fact: Text) -> bool:
+def has_form(word: str, fact: Text) -> bool:
     """Say whether the fact has the word or another form of it."""
     if word in fact.present:
         return True

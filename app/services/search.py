@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Select, column, func, literal_column, select, table
 from sqlalchemy.orm import Session, selectinload
@@ -11,6 +12,7 @@ from app.services.relevance import plain_form
 
 MAX_TERMS = 32
 _fts = table("facts_fts", column("fact_id"), column("rank"))
+_FTS5 = ('"{}"', "*", " AND ", " OR ")
 
 
 def search(
@@ -33,3 +35,29 @@ def _find(session: Session, query: Select[Fact], terms: str) -> Select[Fact]:
     query = query.join(_fts, _fts.c.fact_id == Fact.id)
     query = query.where(literal_column("facts_fts").bool_op("MATCH")(terms))
     return query.order_by(_fts.c.rank, Fact.id.desc())
+
+
+class Term(NamedTuple):
+    """A word of letters and digits to look for, or the beginning of one."""
+
+    text: str
+    begins: bool = False
+
+
+def matches(
+    session: Session, every: Sequence[Term], either: Sequence[Term] = ()
+) -> ColumnElement[bool]:
+    """Build the condition that a fact has every one of these words, and one of those if given."""
+    # Words are letters and digits only, so quoting them is enough in both query languages.
+    postgres = session.get_bind().dialect.name == "postgresql"
+    word, begins, both, one = ("'{}'", ":*", " & ", " | ") if postgres else _FTS5
+    parts = [word.format(term.text) + begins * term.begins for term in every]
+    if either:
+        options = (word.format(term.text) + begins * term.begins for term in either)
+        parts.append(f"({one.join(options)})")
+    query = both.join(parts)
+    if postgres:
+        wanted = func.to_tsquery(literal_column("'simple'"), query)
+        return func.fact_words(Fact.text).bool_op("@@")(wanted)
+    found = literal_column("facts_fts").bool_op("MATCH")(query)
+    return Fact.id.in_(select(_fts.c.fact_id).where(found))

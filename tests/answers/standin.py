@@ -24,6 +24,7 @@ class Standin:
         self.asked: list[dict] = []
         self.failure: Response | None = None  # the answer to every question
         self.refuses_to_load = False
+        self.answers_as: str | None = None  # another name than the one that was asked
         self.breaks_off = False  # streams end with an error
         self.longest = 10**6  # characters of the last message
         self.gate = threading.Event()  # answers wait for it half-way
@@ -47,19 +48,20 @@ class Standin:
         question = body["messages"][-1]["content"]
         if len(question) > self.longest:
             return refusal(400, "The prompt is too long.", "invalid_request_error")
+        named = self.answers_as or body["model"]
         words = f"{body['model'][:12]} answers: {question.partition('say: ')[2] or question}".split(
             " "
         )
         kept = words[: body.get("max_tokens")]
         finish = "stop" if len(kept) == len(words) else "length"
         if body.get("stream"):
-            events = self.stream(body["model"], kept, finish, body.get("stream_options"))
+            events = self.stream(named, kept, finish, body.get("stream_options"))
             return StreamingResponse(events, media_type="text/event-stream")
         await self.pause()
         usage = usage_of(len(kept))
         message = {"role": "assistant", "content": " ".join(kept)}
         choice = {"index": 0, "message": message, "finish_reason": finish}
-        return JSONResponse(envelope("chat.completion", body["model"], choice) | {"usage": usage})
+        return JSONResponse(envelope("chat.completion", named, choice) | {"usage": usage})
 
     async def stream(
         self, model: str, words: list[str], finish: str, options: dict | None
@@ -129,8 +131,8 @@ def refusal(status: int, message: str, kind: str, **headers: str) -> Response:
 class Server:
     """Serves an ASGI application on a free port, in a thread, until closed."""
 
-    def __init__(self, app: FastAPI) -> None:
-        self.socket = socket.create_server(("127.0.0.1", 0))
+    def __init__(self, app: FastAPI, port: int = 0) -> None:
+        self.socket = socket.create_server(("127.0.0.1", port))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
         self.server = uvicorn.Server(config)

@@ -9,7 +9,8 @@ from contextlib import aclosing, contextmanager, suppress
 import pytest
 from starlette.responses import Response
 
-from app.engine_client import Delta, EngineClient, Usage
+from app.engine_answers import Delta, Usage
+from app.engine_client import EngineClient
 from app.errors import Invalid, Unavailable
 from app.prompts import ask
 from tests.answers.engine_contract import CONTRACT, check_load_is_repeatable

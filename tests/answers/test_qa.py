@@ -42,7 +42,7 @@ def test_a_submitted_fact_is_given_at_once(client, engine):
     fact = client.post("/v1/facts", json={"text": FACT}).json()
     body = ask(client).json()
     assert body["source"] == "overlay"
-    assert body["facts"] == [{"id": fact["id"], "text": FACT, "status": "pending"}]
+    assert body["facts"] == [{"id": fact["id"], "text": FACT, "status": "pending", "version": None}]
     assert FACT in engine.asked[-1]["messages"][0]["content"]
     client.delete(f"/v1/facts/{fact['id']}")
     assert ask(client).json()["source"] == "weights"

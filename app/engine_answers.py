@@ -1,0 +1,135 @@
+"""What engines say, read: answers, streams of them, and each failure as one of our errors."""
+
+import json
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from app.errors import DomainError, Invalid, Unavailable
+from app.prompts import Message
+
+FULL = "The engine has more questions than it can answer now; try again."
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens read and written."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One whole answer; `finish_reason` is `stop` or `length`."""
+
+    text: str
+    finish_reason: str
+    usage: Usage
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A piece of an answer; one of the last two has a finish_reason, the last one the usage."""
+
+    text: str
+    finish_reason: str | None = None
+    usage: Usage | None = None
+
+
+class Unreachable(Unavailable):
+    """The engine can't be reached."""
+
+
+class Broken(Unavailable):
+    """The engine didn't answer to the end."""
+
+
+def make_body(
+    digest: str, messages: Sequence[Message], max_tokens: int | None, temperature: float
+) -> dict[str, Any]:
+    """Write a chat request."""
+    body = {"model": digest, "messages": list(messages), "temperature": temperature}
+    return body if max_tokens is None else {**body, "max_tokens": max_tokens}
+
+
+def read_completion(response: httpx.Response, digest: str) -> Completion:
+    """Read a whole answer that must be this checkpoint's; raises what it stands for otherwise."""
+    if response.is_error:
+        raise refusal(response)
+    with mapped():
+        answer = response.json()
+        _check_model(answer, digest)
+        choice = answer["choices"][0]
+        text = choice["message"]["content"] or ""
+        return Completion(text, choice["finish_reason"], _usage(answer["usage"]))
+
+
+def _check_model(answer: dict[str, Any], digest: str) -> None:
+    if answer.get("model", digest) != digest:
+        raise Unavailable(f"The engine answered from another model than {digest[:12]}.")
+
+
+def _usage(counts: dict[str, int]) -> Usage:
+    return Usage(counts["prompt_tokens"], counts["completion_tokens"])
+
+
+async def read_deltas(response: httpx.Response, digest: str) -> AsyncGenerator[Delta]:
+    """Read the event stream; one that ends without its `[DONE]` broke off."""
+    async for line in response.aiter_lines():
+        if not line.startswith("data:"):
+            continue
+        data = line.removeprefix("data:").strip()
+        if data == "[DONE]":
+            return
+        event = json.loads(data)
+        if "error" in event:
+            raise Unavailable(f"The engine failed while answering: {event['error']['message']}")
+        _check_model(event, digest)
+        for choice in event["choices"]:
+            yield Delta(choice["delta"].get("content") or "", choice["finish_reason"])
+        if not event["choices"] and event.get("usage"):
+            yield Delta("", usage=_usage(event["usage"]))
+    raise Broken("The engine broke off while answering.")
+
+
+def refusal(response: httpx.Response) -> DomainError:
+    """Make the error for a refused question."""
+    message = message_of(response)
+    if response.status_code in (400, 413, 422):
+        return Invalid(f"The engine refused the question: {message}")
+    if response.status_code in (429, 503):
+        error = Unavailable(FULL)
+        with suppress(ValueError):
+            error.retry_after_s = max(1, int(response.headers.get("Retry-After", "1")))
+        return error
+    return Unavailable(f"The engine can't answer now: {message}")
+
+
+def message_of(response: httpx.Response) -> str:
+    """Read an error in OpenAI's form, in vLLM's older flat one, or as plain text."""
+    try:
+        error = response.json()
+        return str(error.get("error", error)["message"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return response.text[:300] or f"status {response.status_code}"
+
+
+@contextmanager
+def mapped() -> Iterator[None]:
+    """Turn what a connection or an odd answer raises into one of our errors."""
+    try:
+        yield
+    except (httpx.ConnectError, httpx.ConnectTimeout):
+        raise Unreachable from None
+    except httpx.PoolTimeout:
+        raise Unavailable(FULL) from None
+    except httpx.TimeoutException:
+        raise Broken("The engine took too long to answer.") from None
+    except httpx.HTTPError as error:
+        raise Broken(f"The connection to the engine broke: {error!r}.") from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise Unavailable("The engine sent something that is no chat answer.") from error
