@@ -18,6 +18,7 @@ from app.models import Update
 from app.services import disposal, health, idempotency, rebuilds, runs, updates
 from tasks.supervisor import Supervisor
 
+LOOKS_PER_PLAN = 10
 LOOKS_PER_CLEARING = 60
 PATIENCE = 3  # looks that a message may take before the worker helps itself
 log = logging.getLogger(__name__)
@@ -106,12 +107,13 @@ class Dispatcher:
         """Open what is due; what was withdrawn leaves the weights before anything is added."""
         settings = self._settings
         rebuilds.drop_stale(session)
-        return rebuilds.open_due(session, settings.batch_wait_s) or updates.open_due(
-            session,
-            facts=settings.batch_facts,
-            wait_s=settings.batch_wait_s,
-            cap=settings.batch_cap,
-        )
+        due = updates.is_due(session, facts=settings.batch_facts, wait_s=settings.batch_wait_s)
+        # With much retracted in a large ledger this look takes longer than the others.
+        if due or self._looks % LOOKS_PER_PLAN == 0:
+            opened = rebuilds.open_due(session, settings.batch_wait_s)
+            if opened is not None:
+                return opened
+        return updates.open_oldest(session, settings.batch_cap) if due else None
 
     def _help_out(self, queued: str | None) -> None:
         """Run an update that has waited in vain: its message is lost, or the broker is down."""

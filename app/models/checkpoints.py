@@ -1,10 +1,12 @@
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, Index, String, Text
+from sqlalchemy import ForeignKey, Index, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import utc_now
 from app.models.base import Base, JsonObject
+
+FAILED_CONTROL = text("origin = 'control' AND NOT passed")
 
 
 class Checkpoint(Base):
@@ -54,6 +56,13 @@ class Proof(Base):
     __table_args__ = (
         Index("ix_proofs_fact", "fact_id", "version"),
         Index("ix_proofs_version", "version"),
+        # What has to be rebuilt is looked for again and again.
+        Index(
+            "ix_proofs_failed_control",
+            "fact_id",
+            sqlite_where=FAILED_CONTROL,
+            postgresql_where=FAILED_CONTROL,
+        ),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -9,12 +9,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select
+from sqlalchemy import ColumnElement, Select, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
 from app.db import utc_now
 from app.errors import Conflict
 from app.models import Checkpoint, Fact, Proof, Update, UpdateFact
+from app.models.checkpoints import FAILED_CONTROL
 from app.recipe import Recipe
 from app.services import activations, audit, standing, updates
 from app.services.audit import SYSTEM, Actor
@@ -67,8 +68,11 @@ def find_unwanted(session: Session, version: int) -> Sequence[Fact]:
     """
     tree = activations.ancestry(Checkpoint.version == version)
     seen = standing.learned_in(select(tree.c.version), proven=False)
-    unwanted = or_(Fact.status == "retracted", and_(Fact.status == "superseded", _still_answered()))
-    return session.scalars(select(Fact).where(unwanted, seen).order_by(Fact.id)).all()
+    failed = select(Proof.fact_id).where(FAILED_CONTROL)
+    superseded = (Fact.status == "superseded", Fact.id.in_(failed), _still_answered())
+    retracted = session.scalars(select(Fact).where(Fact.status == "retracted", seen))
+    both = [*retracted, *session.scalars(select(Fact).where(*superseded, seen))]
+    return sorted(both, key=lambda fact: fact.id)
 
 
 def proven_by(versions: Collection[int]) -> Select[str]:

@@ -37,17 +37,30 @@ def learned_in(versions: Select[int], *, proven: bool = True) -> ColumnElement[b
     )
 
 
+def _learned_by(*where: ColumnElement[bool]) -> Select[str]:
+    query = select(UpdateFact.fact_id).join(
+        Checkpoint, Checkpoint.update_id == UpdateFact.update_id
+    )
+    return query.where(UpdateFact.proven.is_(True), *where)
+
+
 def has_status(status: str) -> ColumnElement[bool]:
     """Build the condition under which a fact reads this status."""
     current = select(ancestry(Checkpoint.version == _current()).c.version)
-    in_current = learned_in(current)
-    in_served = learned_in(select(served().c.version))
+    past = select(served().c.version)
+    in_current, in_served = learned_in(current), learned_in(past)
+    # These two name the few versions beside the line that serves, so that no list or question
+    # looks through everything that was ever learned.
+    unserved = Fact.id.in_(_learned_by(Checkpoint.version.not_in(past)))
+    left = Fact.id.in_(
+        _learned_by(Checkpoint.version.in_(past), Checkpoint.version.not_in(current))
+    )
     # Weights that were taught a fact may know of it without ever having proven it.
     taught = learned_in(current, proven=False)
     conditions = {
         "learned": (Fact.status == "trained") & in_current,
-        "held": (Fact.status == "trained") & ~in_served,
-        "rolled_back": (Fact.status == "trained") & in_served & ~in_current,
+        "held": (Fact.status == "trained") & unserved & ~in_served,
+        "rolled_back": (Fact.status == "trained") & left & ~in_current,
         "retracting": (Fact.status == "retracted") & taught,
         "retracted": (Fact.status == "retracted") & ~taught,
     }

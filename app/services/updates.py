@@ -50,19 +50,23 @@ def open_update(
     return opened, True
 
 
-def open_due(session: Session, *, facts: int, wait_s: float, cap: int) -> Update | None:
-    """Open an update where `facts` wait, or one has for `wait_s` seconds, and none is under way."""
+def is_due(session: Session, *, facts: int, wait_s: float) -> bool:
+    """Say whether `facts` wait, or one has for `wait_s` seconds, and no update is under way."""
     live = session.scalar(select(Update.id).where(Update.status.in_(LIVE_UPDATE)).limit(1))
     if live is not None or session.get(Checkpoint, 0) is None:
-        return None
+        return False
     # A fact has been pending since its row last changed: one that wasn't proven waits again.
     pending = select(Fact.updated_at).where(Fact.status == "pending").order_by(Fact.id)
     since = session.scalars(pending.limit(facts)).all()
-    if not since or (len(since) < facts and min(since) > utc_now() - timedelta(seconds=wait_s)):
-        return None
+    full = len(since) >= facts
+    return full or (bool(since) and min(since) <= utc_now() - timedelta(seconds=wait_s))
+
+
+def open_oldest(session: Session, cap: int) -> Update | None:
+    """Open an update of what is pending; None where another worker was first."""
     try:
         opened, created = open_update(session, SYSTEM, cap=cap)
-    except Conflict:  # another worker was first
+    except Conflict:
         return None
     return opened if created else None
 

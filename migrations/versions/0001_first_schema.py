@@ -261,6 +261,13 @@ def upgrade() -> None:
     with op.batch_alter_table("proofs", schema=None) as batch_op:
         batch_op.create_index("ix_proofs_fact", ["fact_id", "version"], unique=False)
         batch_op.create_index("ix_proofs_version", ["version"], unique=False)
+        batch_op.create_index(
+            "ix_proofs_failed_control",
+            ["fact_id"],
+            unique=False,
+            sqlite_where=sa.text("origin = 'control' AND NOT passed"),
+            postgresql_where=sa.text("origin = 'control' AND NOT passed"),
+        )
 
     op.create_table(
         "update_facts",
@@ -324,6 +331,11 @@ def downgrade() -> None:
 
     op.drop_table("update_facts")
     with op.batch_alter_table("proofs", schema=None) as batch_op:
+        batch_op.drop_index(
+            "ix_proofs_failed_control",
+            sqlite_where=sa.text("origin = 'control' AND NOT passed"),
+            postgresql_where=sa.text("origin = 'control' AND NOT passed"),
+        )
         batch_op.drop_index("ix_proofs_version")
         batch_op.drop_index("ix_proofs_fact")
 
