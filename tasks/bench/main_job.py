@@ -39,7 +39,7 @@ def running(folder: Path) -> Iterator[tuple[int, str]]:
     }
     with (folder / "up.log").open("w") as log:
         up = subprocess.Popen(
-            [sys.executable, "-c", "from app.cli.main import main; main()", "up"],
+            [Path(sys.executable).with_name("almanac"), "up"],
             env={**os.environ, **settings},
             stdout=log,
             stderr=log,
