@@ -3,12 +3,12 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.db import Database
@@ -71,7 +71,8 @@ class Lease:
 
     def renew(self) -> None:
         """Renew the lease at once."""
-        self._ask(lambda session: runs.heartbeat(session, self._run, self._settings.lease_s))
+        with self._asking(), self._database.transaction() as session:
+            self._cancelled = runs.heartbeat(session, self._run, self._settings.lease_s)
 
     def _keep(self) -> None:
         renewed = time.monotonic()
@@ -80,12 +81,13 @@ class Lease:
                 self.renew()
                 renewed = time.monotonic()
             else:
-                self._ask(lambda session: runs.watch(session, self._run))
+                with self._asking(), self._database.reading() as session:
+                    self._cancelled = runs.watch(session, self._run)
 
-    def _ask(self, question: Callable[[Session], bool | None]) -> None:
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
         try:
-            with self._database.transaction() as session:
-                self._cancelled = question(session)
+            yield
         except SQLAlchemyError:
             # Nobody can take the update while the database is away; the token guards the rest.
             log.warning("can't renew the lease of %s", self._run.update_id, exc_info=True)

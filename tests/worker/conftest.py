@@ -208,5 +208,5 @@ def deployment(
     # A neighbour's message in the same Redis database names an update that isn't here: harmless.
     redis = f"{REDIS}/{1 + secrets.randbelow(15)}"
     address = "filesystem://" if broker == "files" else redis
-    # Long, since a busy machine may starve a heartbeat; tests that wait for its end choose their own.
+    # Long, since a busy machine may starve a heartbeat; tests that wait for its end set their own.
     yield from deploy(url, address, engine_url, tmp_path, lease_s=30)

@@ -3,10 +3,12 @@
 import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import redis
-from sqlalchemy import func, select
+from sqlalchemy import NullPool, create_engine, func, select
+from sqlalchemy.exc import OperationalError
 
 from app import queue
 from app.models import Activation, Checkpoint, Event
@@ -122,13 +124,35 @@ def test_a_worker_that_is_told_to_stop_gives_its_update_back(deployment: Deploym
     assert deployment.statuses(*ids) == ["training"]
 
 
+def freeze(worker: subprocess.Popen[bytes], deployment: Deployment) -> None:
+    """Stop a worker between two transactions: whoever sleeps in one keeps its locks."""
+
+    def is_frozen() -> bool:
+        worker.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, worker.pid, os.WSTOPPED)
+        engine = create_engine(deployment.database.engine.url, poolclass=NullPool)
+        try:
+            with engine.connect() as connection:
+                if engine.dialect.name == "sqlite":
+                    connection.exec_driver_sql("PRAGMA busy_timeout = 100")
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
+                else:
+                    connection.exec_driver_sql("SELECT id FROM updates FOR UPDATE NOWAIT")
+        except OperationalError:
+            worker.send_signal(signal.SIGCONT)
+            return False
+        return True
+
+    deployment.wait(is_frozen, "a moment between two transactions")
+
+
 def test_a_worker_that_wakes_too_late_changes_nothing(deployment: Deployment) -> None:
     zombie = deployment.start_worker(lease_s=4)
     deployment.submit("The east gate is blue.")
     gate = deployment.hold()
     update_id = deployment.open(poke=True)
     deployment.wait_for_trainer(update_id)
-    zombie.send_signal(signal.SIGSTOP)
+    freeze(zombie, deployment)
     deployment.start_worker()
     deployment.wait(lambda: deployment.update(update_id).token == 2, "another to take over")
     gate.unlink()  # both trainers finish
