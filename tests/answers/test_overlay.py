@@ -99,8 +99,12 @@ def test_only_waiting_facts_are_given(database):
     waiting = ("pending", "training", "failed", "trained")  # trained, but current in no version
     others = ("quarantined", "rejected", "superseded", "retracted")
     with database.transaction() as session:
+        checkpoints.register_base(session, "0" * 64, 1)
+        add_version(session, 1, parent=0)
         for number, status in enumerate(waiting + others):
-            add_fact(session, f"Orla Venn founded {status.title()}ville.", status, number)
+            fact = add_fact(session, f"Orla Venn founded {status.title()}ville.", status, number)
+            if status == "trained":
+                learn(session, fact, 1)
     found = [bool(ask(database, f"Who founded {s.title()}ville?")) for s in waiting + others]
     assert found == [True] * 4 + [False] * 4
 
