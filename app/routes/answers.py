@@ -31,7 +31,7 @@ from app.schemas.answers import (
     UsageOut,
 )
 from app.schemas.common import ListOf
-from app.services import answers, attribution, checkpoints
+from app.services import answers, attribution, checkpoints, vllm
 from app.services.answers import Bound, Support
 
 CURRENT = "current"
@@ -52,7 +52,8 @@ async def answer_question(
     _check_limit(settings, "max_tokens", body.max_tokens)
     wanted = body.version is None if body.overlay is None else body.overlay
     max_facts = settings.overlay_facts if wanted else 0
-    bound = await run_in_threadpool(_bind, database, body.question, body.version, max_facts)
+    asked = {"/question": body.question}
+    bound = await run_in_threadpool(_bind, database, settings, asked, body.version, max_facts)
     chat = ask(body.question)
     bound, found = await answers.complete(engine, bound, chat, body.max_tokens)
     answer = found.text.strip()
@@ -84,7 +85,8 @@ async def complete_chat(
     version = _version_of(body.model)
     asks = version is None and chat[-1]["role"] == "user"
     max_facts = settings.overlay_facts if asks else 0
-    bound = await run_in_threadpool(_bind, database, chat[-1]["content"], version, max_facts)
+    texts = {f"/messages/{n}/content": turn["content"] for n, turn in enumerate(chat)}
+    bound = await run_in_threadpool(_bind, database, settings, texts, version, max_facts)
     asked = (engine, bound, chat, body.max_completion_tokens or body.max_tokens, body.temperature)
     head = {"id": new_id("chatcmpl"), "created": int(time.time()), **_name(bound)}
     headers = {"X-Model-Version": str(bound.version)}
@@ -113,8 +115,17 @@ def get_model(model: Annotated[str, Path(max_length=40)], session: ReaderDep) ->
     return _model(model, checkpoints.resolve(session, _version_of(model)))
 
 
-def _bind(database: Database, question: str, version: int | None, max_facts: int) -> Bound:
+def _bind(
+    database: Database,
+    settings: Settings,
+    texts: dict[str, str],
+    version: int | None,
+    max_facts: int,
+) -> Bound:
+    """Bind the last of the texts, which are given by JSON pointer."""
+    question = list(texts.values())[-1]
     with database.reading() as session:
+        vllm.check_texts(session, settings, texts)
         return answers.bind(session, question, version=version, max_facts=max_facts)
 
 

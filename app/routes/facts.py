@@ -1,12 +1,14 @@
 """Facts: submit, read, search, retract, requeue."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from app.deps import OnceDep, ReaderDep, SessionDep, needs
+from app.deps import OnceDep, ReaderDep, SessionDep, SettingsDep, needs
 from app.errors import DomainError
 from app.models import Fact
 from app.problems import domain_body, validation_body
@@ -26,7 +28,7 @@ from app.schemas.facts import (
     SubmittedFact,
     facts_out,
 )
-from app.services import decisions, facts
+from app.services import decisions, facts, vllm
 from app.services.audit import Actor
 from app.services.search import search
 from app.services.standing import find_standings
@@ -43,10 +45,13 @@ reads = [Depends(needs("facts:read"))]
     response_model=SubmittedFact,
     responses={200: {"model": SubmittedFact, "description": "A live fact with this text and key"}},
 )
-def submit_fact(body: FactIn, session: SessionDep, actor: Writer, once: OnceDep) -> Response:
+def submit_fact(
+    body: FactIn, session: SessionDep, actor: Writer, settings: SettingsDep, once: OnceDep
+) -> Response:
     """Submit one fact: answerable at once, in the weights soon."""
 
     def work() -> tuple[int, SubmittedFact]:
+        vllm.check_texts(session, settings, {"/text": body.text})
         fact, created = facts.submit(session, actor, body.row(), body.on_conflict)
         standing = find_standings(session, [fact])[fact.id]
         answer = SubmittedFact.of(fact, standing, deduplicated=not created)
@@ -57,12 +62,18 @@ def submit_fact(body: FactIn, session: SessionDep, actor: Writer, once: OnceDep)
 
 @router.post("/facts/batch", response_model=ListOf[BatchResult], max_body_size=MAX_BATCH_BODY)
 def submit_batch(
-    body: FactBatchIn, request: Request, session: SessionDep, actor: Writer, once: OnceDep
+    body: FactBatchIn,
+    request: Request,
+    session: SessionDep,
+    actor: Writer,
+    settings: SettingsDep,
+    once: OnceDep,
 ) -> Response:
     """Submit up to 1,000 facts; each is accepted or refused on its own."""
 
     def work() -> tuple[int, ListOf[BatchResult]]:
-        valid, results = _sort_out(request, body.facts)
+        check = partial(vllm.check_texts, session, settings)
+        valid, results = _sort_out(request, body.facts, check)
         items = [(fact.row(), fact.on_conflict) for fact in valid.values()]
         outcomes = facts.submit_batch(session, actor, items)
         accepted = [outcome[0] for outcome in outcomes if not isinstance(outcome, DomainError)]
@@ -81,18 +92,23 @@ def submit_batch(
 
 
 def _sort_out(
-    request: Request, items: list[Any]
+    request: Request, items: list[Any], check: Callable[[dict[str, str]], None]
 ) -> tuple[dict[int, FactIn], dict[int, BatchResult]]:
     """Validate each item; return the good ones and the answers to the bad ones, by index."""
     valid: dict[int, FactIn] = {}
     refused: dict[int, BatchResult] = {}
     for index, item in enumerate(items):
         try:
-            valid[index] = FactIn.model_validate(item)
+            fact = FactIn.model_validate(item)
+            check({"/text": fact.text})
+            valid[index] = fact
         except ValidationError as exc:
             found = exc.errors(include_url=False, include_context=False, include_input=False)
             error = Problem.model_validate(validation_body(request, found))
             refused[index] = BatchResult(index=index, status=422, error=error)
+        except DomainError as exc:
+            error = Problem.model_validate(domain_body(request, exc))
+            refused[index] = BatchResult(index=index, status=exc.status, error=error)
     return valid, refused
 
 

@@ -4,9 +4,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
 
-from app.deps import OnceDep, SessionDep, needs
+from app.deps import OnceDep, SessionDep, SettingsDep, needs
 from app.schemas.feedback import FeedbackIn, FeedbackOut
-from app.services import feedback
+from app.services import feedback, vllm
 from app.services.audit import Actor
 
 router = APIRouter(tags=["answers"])
@@ -17,11 +17,13 @@ def give_feedback(
     body: FeedbackIn,
     session: SessionDep,
     actor: Annotated[Actor, Depends(needs("qa"))],
+    settings: SettingsDep,
     once: OnceDep,
 ) -> Response:
     """Say whether an answer was right; a correction is kept as a fact that waits for review."""
 
     def work() -> tuple[int, FeedbackOut]:
+        vllm.check_texts(session, settings, {"/correction": body.correction or ""})
         return 201, FeedbackOut.of(*feedback.give(session, actor, body.row()))
 
     return once(work)

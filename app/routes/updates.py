@@ -24,7 +24,7 @@ from app.deps import (
 from app.models import Event
 from app.schemas.common import ListOf
 from app.schemas.updates import EventOut, UpdateIn, UpdateOut, UpdateQuery, updates_out
-from app.services import updates
+from app.services import updates, vllm
 from app.services.audit import Actor
 
 LOOK_S = 0.3  # how often a stream looks for new events
@@ -52,6 +52,7 @@ def open_update(
     body = body or UpdateIn()
 
     def work() -> tuple[int, UpdateOut]:
+        vllm.check_recipe(settings, updates.choose_recipe(session, body.recipe))
         update, created = updates.open_update(
             session,
             actor,

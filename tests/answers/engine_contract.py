@@ -5,6 +5,7 @@ of CONTRACT on its own.
 """
 
 import json
+from pathlib import Path
 
 import httpx
 import pytest
@@ -74,17 +75,20 @@ def check_unknown_digest_is_404(url: str, digest: str) -> None:
     for extra in ({}, {"stream": True}):
         response = httpx.post(f"{url}/v1/chat/completions", json={**body, **extra})
         assert response.status_code == 404
-        assert set(response.json()["error"]) >= {"message", "type", "code"}
+        error = response.json()
+        assert set(error.get("error", error)) >= {"message", "type", "code"}
     response = httpx.post(f"{url}/v1/unload_lora_adapter", json={"lora_name": UNKNOWN})
     assert response.status_code in (400, 404)
 
 
-def check_load_is_repeatable(url: str, digest: str, path: str) -> None:
-    client = EngineClient(url, TIMEOUT_S)
+def check_load_is_repeatable(
+    url: str, digest: str, path: str, pushes_from: Path | None = None
+) -> None:
+    client = EngineClient(url, TIMEOUT_S, pushes_from)
     for _ in range(2):
         client.prove(digest, path)
     with pytest.raises(Unavailable):
-        client.load(UNKNOWN, f"{path}/missing")
+        client.prove(UNKNOWN, f"{path}/missing")
     client.close()
 
 
@@ -98,8 +102,8 @@ CONTRACT = (
 )
 
 
-def check_all(url: str, digest: str, path: str) -> None:
-    """Check everything; `path` is the checkpoint's folder."""
-    check_load_is_repeatable(url, digest, path)
+def check_all(url: str, digest: str, path: str, pushes_from: Path | None = None) -> None:
+    """Check everything; `path` is the checkpoint's folder, `pushes_from` as the client takes it."""
+    check_load_is_repeatable(url, digest, path, pushes_from)
     for check in CONTRACT:
         check(url, digest)

@@ -1,0 +1,48 @@
+"""What can't be asked of vLLM: refused before anything is stored or computed (docs/vllm.md)."""
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from app.config import Settings
+from app.errors import Invalid, Unavailable
+from app.models import Checkpoint
+from app.recipe import Recipe
+
+
+def check_recipe(settings: Settings, recipe: Recipe) -> None:
+    """Raise `Invalid` for a recipe whose checkpoint vLLM couldn't serve."""
+    if settings.engine_kind != "vllm":
+        return
+    if recipe.method != "lora":
+        raise Invalid("vLLM serves adapters only: use `lora`.", pointer="/recipe/method")
+    if recipe.lora_rank > settings.vllm_max_lora_rank:
+        most = settings.vllm_max_lora_rank
+        raise Invalid(f"vLLM serves ranks up to {most} here.", pointer="/recipe/lora_rank")
+
+
+def check_texts(session: Session, settings: Settings, texts: Mapping[str, str]) -> None:
+    """Raise `Invalid` for the first text, by its JSON pointer, that spells a special token.
+
+    Our own engine reads such text as text; vLLM reads the token, so it could fake a role.
+    """
+    if settings.engine_kind != "vllm":
+        return
+    base = session.get(Checkpoint, 0)
+    tokens = _special_tokens(settings.store / "objects" / base.digest) if base else ()
+    for pointer, text in texts.items():
+        for token in tokens:
+            if token in text:
+                raise Invalid(f"spells `{token}`, a special token of the model", pointer=pointer)
+
+
+@lru_cache(4)
+def _special_tokens(checkpoint: Path) -> tuple[str, ...]:
+    try:
+        added = json.loads((checkpoint / "tokenizer.json").read_text("utf-8"))["added_tokens"]
+    except OSError:
+        raise Unavailable("The base model's tokenizer can't be read from the store.") from None
+    return tuple(token["content"] for token in added if token["special"])
