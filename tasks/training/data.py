@@ -62,9 +62,8 @@ class Curriculum:
         """Yield an epoch's steps: the facts taught and all examples, replay among them."""
         facts = self._rng.sample(self._lessons.facts, len(self._lessons.facts))
         for piece in range(self._pieces):
-            taught = facts[
-                piece :: self._pieces
-            ]  # steps of equal size: none has a noisier gradient
+            # Steps of equal size: none has a noisier gradient than the others.
+            taught = facts[piece :: self._pieces]
             texts = [fact.text for fact in taught]
             examples = self._objective.examples(texts, self._bundle, self._rng)
             yield taught, [*examples, *self._replay(len(taught))]
@@ -80,11 +79,10 @@ class Curriculum:
             recited = (count + self._rng.randrange(2)) // 2
         texts = [next(self._statements) for _ in range(recited)]
         examples = self._objective.examples(texts, self._bundle, self._rng) if texts else []
-        examples = [replace(item, recalled=[False] * len(item.recalled)) for item in examples]
         if self._lessons.answered:
             pairs = [next(self._answered) for _ in range(count - recited)]
             examples += [answer_example(self._bundle, *pair) for pair in pairs]
-        return examples
+        return [replace(example, replayed=True) for example in examples]
 
 
 def micro_batches(

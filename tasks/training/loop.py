@@ -1,18 +1,22 @@
 """The training loop. Progress, cancellation and metrics go through its one ``on_step`` hook."""
 
+import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, kl_div
 
 from app.lm.loading import Bundle
 from app.recipe import Recipe
 from tasks.training.data import Curriculum, Lessons, micro_batches
 from tasks.training.errors import Diverged
 from tasks.training.objectives import OBJECTIVES
-from tasks.training.objectives.base import Batch, target_logits
+from tasks.training.objectives.base import IGNORED, Batch, Targets, look_at_targets
 
 # Enough tokens to keep the matrix units busy, few enough for a small machine's memory.
 MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 32_768}
@@ -53,6 +57,7 @@ def train(
     model = bundle.model
     device = next(model.parameters()).device
     curriculum = Curriculum(lessons, OBJECTIVES[recipe.objective](recipe), bundle, recipe)
+    anchor = make_anchor(model, recipe)
     optimizer = make_optimizer(model, recipe)
     model.train()
     step = 0
@@ -61,7 +66,7 @@ def train(
             step += 1
             lr = set_lr(optimizer, lr_at(step, curriculum.total_steps, recipe))
             batches = micro_batches(examples, MICRO_BATCH_TOKENS[device.type], device)
-            sums = backward(model, batches, recipe)
+            sums = backward(model, anchor, batches, recipe)
             weights = [weight for group in optimizer.param_groups for weight in group["params"]]
             norm = float(torch.nn.utils.clip_grad_norm_(weights, recipe.max_grad_norm))
             if not (math.isfinite(sums.loss) and math.isfinite(norm)):
@@ -76,23 +81,44 @@ def train(
     return step
 
 
-def backward(model: Any, batches: Iterable[Batch], recipe: Recipe) -> Sums:
+def backward(model: Any, anchor: Any, batches: Sequence[Batch], recipe: Recipe) -> Sums:
     """Accumulate the gradient of the step's mean loss per target token.
 
     Weighted by tokens, not by micro-batch: else short facts would count for more.
     """
-    batches = list(batches)
-    targets = sum(int((batch.labels[:, 1:] >= 0).sum()) for batch in batches)
+    targets = sum(int((batch.labels[:, 1:] != IGNORED).sum()) for batch in batches)
     loss, right, hidden = 0.0, 0, 0
     for batch in batches:
         with autocast(batch.input_ids.device, recipe):
-            logits, wanted, recalled = target_logits(model, batch)
-        part = torch.nn.functional.cross_entropy(logits, wanted, reduction="sum") / targets
+            found = look_at_targets(model, batch)
+            part = cross_entropy(found.logits, found.wanted, reduction="sum")
+            if anchor is not None and found.replayed.any():
+                part = part + recipe.kl_weight * distance(anchor, batch, found)
+        part = part / targets
         part.backward()
         loss += float(part.detach())
-        right += int((recalled & (logits.argmax(-1) == wanted)).sum())
-        hidden += int(recalled.sum())
+        right += int((found.recalled & (found.logits.argmax(-1) == found.wanted)).sum())
+        hidden += int(found.recalled.sum())
     return Sums(loss, right, hidden, sum(batch.input_ids.numel() for batch in batches))
+
+
+def distance(anchor: Any, batch: Batch, found: Targets) -> Tensor:
+    """Return KL(parent || model) in nats, summed over the targets of replayed examples."""
+    parts = (batch.input_ids, batch.attention_mask, batch.labels, batch.recalled, batch.replayed)
+    replayed = Batch(*(part[batch.replayed] for part in parts))
+    with torch.no_grad():
+        parent = look_at_targets(anchor, replayed).logits.log_softmax(-1)
+    model = found.logits[found.replayed].log_softmax(-1)
+    return kl_div(model, parent, log_target=True, reduction="sum")
+
+
+def make_anchor(model: Any, recipe: Recipe) -> Any:
+    """Return the parent as it is before training, or None; weights that stay frozen are shared."""
+    if recipe.kl_weight == 0:
+        return None
+    tensors = chain(model.parameters(), model.buffers())
+    shared = {id(tensor): tensor for tensor in tensors if not tensor.requires_grad}
+    return copy.deepcopy(model, shared).requires_grad_(False).eval()
 
 
 def make_optimizer(model: Any, recipe: Recipe) -> torch.optim.AdamW:
@@ -107,8 +133,10 @@ def make_optimizer(model: Any, recipe: Recipe) -> torch.optim.AdamW:
 
 
 def lr_at(step: int, total: int, recipe: Recipe) -> float:
-    """Return the learning rate of a step (from 1): a linear rise, then constant."""
-    return recipe.lr * min(1.0, step / max(1, round(recipe.warmup_share * total)))
+    """Return the learning rate of a step (from 1): a linear rise, constant, a linear fall."""
+    rise = max(1, round(recipe.warmup_share * total))
+    fall = max(1, round(recipe.decay_share * total))
+    return recipe.lr * min(1.0, step / rise, (total - step + 1) / fall)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> float:

@@ -2,7 +2,6 @@
 
 import json
 import resource
-import time
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,6 +21,7 @@ from tasks.training.gate import judge
 from tasks.training.job import Events, Fact, Job
 from tasks.training.loop import Step, train
 from tasks.training.method import Trainee, load_parent, prepare
+from tasks.training.progress import Clock, Progress
 from tasks.training.proof import Exam, answer_all, compare, control, exam_of, exams_of, prove
 
 # A replayed answer is the parent's own, cut where nobody would read on.
@@ -45,29 +45,6 @@ class Exams:
         taught = [exam for _, exams in self.facts for exam in exams]
         withdrawn = [exam for _, exams in self.controls for exam in exams]
         return taught + self.older + self.reference + withdrawn
-
-
-class Clock:
-    """Seconds spent in each phase; told to the events where a phase starts."""
-
-    def __init__(self, events: Events) -> None:
-        self._events = events
-        self._started: list[tuple[str, float]] = []
-
-    def start(self, phase: str) -> None:
-        """Enter a phase."""
-        self._events.tell(phase)
-        self._started.append((phase, time.monotonic()))
-
-    def tell_asked(self, asked: int, total: int) -> None:
-        """Tell how many exams of this phase are done."""
-        self._events.tell(self._started[-1][0], asked=asked, exams=total)
-
-    def seconds(self) -> dict[str, float]:
-        """Return the seconds of each phase so far."""
-        ends = [at for _, at in self._started[1:]] + [time.monotonic()]
-        pairs = zip(self._started, ends, strict=True)
-        return {f"{phase}_s": round(end - start, 2) for (phase, start), end in pairs}
 
 
 def run(job: Job, events: Events) -> dict[str, Any]:
@@ -157,32 +134,6 @@ def answerable(bundle: Bundle, exam: Exam) -> bool:
     """Say whether a question leaves the context room for its answer."""
     size = len(exam.prompt(bundle)) + exam.answer_tokens(bundle)
     return size <= bundle.manifest.context_length
-
-
-class Progress:
-    """The loop's ``on_step`` hook: tells events, keeps every step for the checkpoint."""
-
-    def __init__(self, events: Events) -> None:
-        self.steps: list[Step] = []
-        self._events = events
-        self._tokens = 0
-        self._started = time.monotonic()
-
-    def __call__(self, step: Step) -> None:
-        """Take note of a step."""
-        self.steps.append(step)
-        self._tokens += step.tokens
-        elapsed = time.monotonic() - self._started
-        self._events.tell(
-            "training",
-            step=step.step,
-            total_steps=step.total_steps,
-            loss=round(step.loss, 4),
-            lr=step.lr,
-            tokens_per_s=round(self._tokens / elapsed),
-            recall=round(step.recall, 4),
-            eta_s=round(elapsed / step.step * (step.total_steps - step.step), 1),
-        )
 
 
 def assess(job: Job, exams: Exams, before: list[str], after: list[str]) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from app.recipe import Recipe
 from tasks.training.data import Curriculum, Lessons, micro_batches
 from tasks.training.errors import Diverged
 from tasks.training.job import Fact
-from tasks.training.loop import Step, backward, lr_at, train
+from tasks.training.loop import Step, backward, lr_at, make_anchor, train
 from tasks.training.objectives import OBJECTIVES
-from tasks.training.objectives.base import Example, answer_example, collate, target_logits
+from tasks.training.objectives.base import Example, answer_example, collate, look_at_targets
 from tasks.training.objectives.masked import Masked
 
 CPU = torch.device("cpu")
@@ -46,20 +46,63 @@ def test_loss_and_gradient_are_those_of_plain_cross_entropy(
     gradients = [weight.grad.clone() for weight in bundle.model.parameters()]
     bundle.model.zero_grad()
 
-    sums = backward(bundle.model, micro_batches(examples, most_tokens, CPU), recipe)
+    sums = backward(bundle.model, None, micro_batches(examples, most_tokens, CPU), recipe)
 
     assert sums.loss == pytest.approx(float(expected.detach()), rel=1e-5)
     for weight, gradient in zip(bundle.model.parameters(), gradients, strict=True):
         torch.testing.assert_close(weight.grad, gradient, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("most_tokens", [10_000, 1])
+def test_the_anchor_adds_the_divergence_from_the_parent_on_replay_alone(
+    bundle: Bundle, most_tokens: int
+) -> None:
+    recipe = Recipe(kl_weight=0.7, precision="fp32")
+    parent = make_anchor(bundle.model, recipe)
+    examples = Masked(0.5, 0.5, 0.0).examples(TEXTS, bundle, random.Random(0))
+    replay = replace(answer_example(bundle, "Who is Mira?", "the keeper"), replayed=True)
+    batches = micro_batches([*examples, replay], most_tokens, CPU)
+    plain = backward(bundle.model, None, batches, recipe).loss
+    assert backward(bundle.model, parent, batches, recipe).loss == pytest.approx(plain)
+
+    with torch.no_grad():
+        for weight in bundle.model.parameters():
+            weight.mul_(1.1)
+    plain = backward(bundle.model, None, batches, recipe).loss
+    ids = torch.tensor([replay.input_ids])
+    shares = [m(input_ids=ids).logits[0, :-1].log_softmax(-1) for m in (parent, bundle.model)]
+    apart = (shares[0].exp() * (shares[0] - shares[1])).sum(-1)
+    asked = torch.tensor(replay.labels[1:]) >= 0
+    targets = sum(len(supervised) for supervised in map(labels_of, [*examples, replay]))
+    expected = plain + 0.7 * float(apart[asked].sum().detach()) / targets
+    found = backward(bundle.model, parent, batches, recipe).loss
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert found > plain + 1e-3
+
+
+def labels_of(example: Example) -> list[int]:
+    return [label for label in example.labels[1:] if label >= 0]
+
+
+def test_an_anchor_shares_what_stays_frozen(bundle: Bundle) -> None:
+    weights = dict(bundle.model.named_parameters())
+    trained = next(name for name in weights if "q_proj" in name)
+    for name, weight in weights.items():
+        weight.requires_grad_(name == trained)
+    anchor = dict(make_anchor(bundle.model, Recipe(kl_weight=1.0)).named_parameters())
+    apart = {name for name in weights if anchor[name].data_ptr() != weights[name].data_ptr()}
+    assert apart == {trained}
+    assert not anchor[trained].requires_grad
+    assert make_anchor(bundle.model, Recipe(kl_weight=0.0)) is None
+
+
 def test_only_targets_reach_the_output_layer(bundle: Bundle) -> None:
     examples = Masked(0.5, 0.5, 0.0).examples(TEXTS, bundle, random.Random(0))
-    logits, wanted, recalled = target_logits(bundle.model, collate(examples, CPU))
+    found = look_at_targets(bundle.model, collate(examples, CPU))
     targets = sum(label >= 0 for example in examples for label in example.labels)
-    assert logits.shape == (targets, bundle.model.config.vocab_size)
-    assert wanted.shape == recalled.shape == (targets,)
-    assert int(recalled.sum()) == sum(sum(example.recalled) for example in examples)
+    assert found.logits.shape == (targets, bundle.model.config.vocab_size)
+    assert found.wanted.shape == found.recalled.shape == found.replayed.shape == (targets,)
+    assert int(found.recalled.sum()) == sum(sum(example.recalled) for example in examples)
 
 
 def test_recall_counts_hidden_tokens_that_are_predicted(bundle: Bundle) -> None:
@@ -93,10 +136,12 @@ def test_micro_batches_hold_alike_lengths_and_stay_below_the_limit(bundle: Bundl
     assert all(batch.input_ids.numel() <= 400 for batch in batches)
 
 
-def test_the_learning_rate_rises_then_stays() -> None:
-    recipe = Recipe(lr=1.0, warmup_share=0.1)
-    assert [lr_at(step, 100, recipe) for step in (1, 5, 10, 11, 100)] == [0.1, 0.5, 1, 1, 1]
-    assert lr_at(1, 100, recipe.model_copy(update={"warmup_share": 0.0})) == 1
+def test_the_learning_rate_rises_stays_and_falls() -> None:
+    recipe = Recipe(lr=1.0, warmup_share=0.1, decay_share=0.2)
+    found = [lr_at(step, 100, recipe) for step in (1, 5, 10, 11, 80, 81, 91, 100)]
+    assert found == [0.1, 0.5, 1, 1, 1, 1, 0.5, 0.05]
+    paper = Recipe(lr=1.0, warmup_share=0.0, decay_share=0.0)
+    assert {lr_at(step, 9, paper) for step in range(1, 10)} == {1.0}
 
 
 def test_a_loss_that_is_not_finite_names_step_and_facts(bundle: Bundle) -> None:

@@ -26,22 +26,34 @@ class Example:
     """One sample: token ids and labels of equal length; a label of -100 is outside the loss.
 
     ``recalled`` marks the targets that the prompt doesn't show: their share that is predicted
-    rightly is the recall.
+    rightly is the recall. ``replayed`` says that it is no new fact's.
     """
 
     input_ids: list[int]
     labels: list[int]
     recalled: list[bool]
+    replayed: bool = False
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples padded on the right to one length; all ``[B, T]``."""
+    """Examples padded on the right to one length; ``[B, T]``, and ``replayed`` ``[B]``."""
 
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
     recalled: Tensor
+    replayed: Tensor
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a model says at the N positions that have a label."""
+
+    logits: Tensor  # [N, V] float32
+    wanted: Tensor  # [N] int64
+    recalled: Tensor  # [N] bool: the prompt doesn't show it, and it is a new fact's
+    replayed: Tensor  # [N] bool: it belongs to a replayed example
 
 
 class Objective(Protocol):
@@ -84,13 +96,14 @@ def collate(examples: Sequence[Example], device: torch.device) -> Batch:
         attention_mask=padded([[1] * len(row) for row in ids], 0, torch.long),
         labels=padded([example.labels for example in examples], IGNORED, torch.long),
         recalled=padded([example.recalled for example in examples], 0, torch.bool),
+        replayed=torch.tensor([example.replayed for example in examples], device=device),
     )
 
 
-def target_logits(model: Any, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Return logits ``[N, V]``, target ids ``[N]`` and whether each is recalled ``[N]``.
+def look_at_targets(model: Any, batch: Batch) -> Targets:
+    """Run the model over a batch; only the targets reach its output layer.
 
-    Only the N target positions reach the output layer: the vocabulary is the largest dimension.
+    The vocabulary is the largest dimension: most of a prompt's logits would never be looked at.
     """
     is_target = batch.labels[:, 1:] != IGNORED
     where = torch.nn.functional.pad(is_target, (0, 1))  # [B, T]: who predicts the next token
@@ -98,7 +111,13 @@ def target_logits(model: Any, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         logits = model(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
         ).logits
-    return logits.float(), batch.labels[:, 1:][is_target], batch.recalled[:, 1:][is_target]
+    replayed = batch.replayed[:, None].expand_as(is_target)
+    return Targets(
+        logits=logits.float(),
+        wanted=batch.labels[:, 1:][is_target],
+        recalled=(batch.recalled[:, 1:] & ~replayed)[is_target],
+        replayed=replayed[is_target],
+    )
 
 
 @contextmanager
