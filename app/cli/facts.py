@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.progress import Progress
 
 from app.cli.console import Stop, connect, errors, out, table, when
 from app.client import AlmanacClient, Fact
@@ -38,8 +39,11 @@ def import_file(
     facts = read_jsonl(file)
     new = known = 0
     refused: list[str] = []
-    with connect(ctx) as client:
+    # Whatever was sent before is known already, so an interrupted import is just run again.
+    with connect(ctx) as client, Progress(console=errors, transient=True) as bar:
+        task = bar.add_task("facts", total=len(facts))
         for line, item in submit(client, facts):
+            bar.advance(task)
             if isinstance(item, Fact):
                 known, new = known + item.deduplicated, new + (not item.deduplicated)
             else:

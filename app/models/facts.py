@@ -25,8 +25,8 @@ class Fact(Base):
             postgresql_where=_live,
         ),
         Index("ix_facts_status_id", "status", "id"),
-        Index("ix_facts_key", "key"),
-        Index("ix_facts_source", "source"),
+        Index("ix_facts_key_id", "key", "id"),
+        Index("ix_facts_source_id", "source", "id"),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("fact"))

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from app.errors import Conflict, NotFound
 from app.models import LIVE, Audit, Fact, Update, UpdateFact
+from app.models.base import JsonObject
 from app.services import audit, updates
 from app.services.audit import Actor
 
@@ -29,8 +30,8 @@ def retract_source(session: Session, actor: Actor, source: str, reason: str) -> 
         updates.request_cancel(session, actor, update_id)
     before = session.execute(select(Fact.id, Fact.status).where(*live)).all()
     session.execute(update(Fact).where(*live).values(status="retracted"))
-    act = {"actor": actor.name, "act": "fact.retract", "request_id": actor.request_id}
-    act |= {"after": {"status": "retracted"}, "reason": reason}
+    act: JsonObject = {"actor": actor.name, "act": "fact.retract", "reason": reason}
+    act |= {"after": {"status": "retracted"}, "request_id": actor.request_id}
     rows = [{**act, "subject": fact_id, "before": {"status": status}} for fact_id, status in before]
     if rows:
         session.execute(insert(Audit), rows)

@@ -15,7 +15,7 @@ from app.models import Fact
 from app.services import relevance
 from app.services.relevance import Text
 from app.services.search import Term, matches
-from app.services.standing import has_status
+from app.services.standing import is_held
 
 MAX_CANDIDATES = 50
 MAX_WORDS = 10
@@ -51,7 +51,7 @@ def _propose(session: Session, asked: Text) -> list[str]:
     groups = [(word,) for word in words] + list(combinations(words[:PAIRED_WORDS], 2))
     if not groups:
         return []
-    waiting = _is_waiting()
+    waiting = _is_waiting(session)
     branches = [
         select(literal(number).label("number"), Fact.id)
         .where(matches(session, group), waiting)
@@ -69,8 +69,8 @@ def _propose(session: Session, asked: Text) -> list[str]:
     return ranked[:MAX_CANDIDATES]
 
 
-def _is_waiting() -> ColumnElement[bool]:
+def _is_waiting(session: Session) -> ColumnElement[bool]:
     now = utc_now()
-    status = Fact.status.in_(("pending", "training", "failed")) | has_status("held")
+    status = Fact.status.in_(("pending", "training", "failed")) | is_held(session)
     begun = Fact.valid_from.is_(None) | (Fact.valid_from <= now)
     return status & begun & (Fact.valid_until.is_(None) | (Fact.valid_until > now))

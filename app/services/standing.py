@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, ScalarSelect, Select, exists, select
+from sqlalchemy import ColumnElement, ScalarSelect, Select, exists, false, select
 from sqlalchemy.orm import Session
 
 from app.models import Activation, Checkpoint, Fact, UpdateFact
@@ -65,6 +65,19 @@ def has_status(status: str) -> ColumnElement[bool]:
         "retracted": (Fact.status == "retracted") & ~taught,
     }
     return conditions.get(status, Fact.status == status)
+
+
+def is_held(session: Session) -> ColumnElement[bool]:
+    """Build the condition that a fact reads `held` now, for queries that repeat it many times."""
+    versions = select(Checkpoint.version).where(
+        Checkpoint.version.not_in(select(served().c.version))
+    )
+    unserved = session.scalars(versions).all()
+    if not unserved:
+        return false()
+    elsewhere = select(Checkpoint.version).where(Checkpoint.version.not_in(unserved))
+    held = Fact.id.in_(_learned_by(Checkpoint.version.in_(unserved)))
+    return (Fact.status == "trained") & held & ~learned_in(elsewhere)
 
 
 def find_standings(session: Session, facts: Sequence[Fact]) -> dict[str, Standing]:

@@ -135,8 +135,8 @@ def upgrade() -> None:
         batch_op.create_index("ix_feedback_version", ["version", "id"], unique=False)
 
     with op.batch_alter_table("facts", schema=None) as batch_op:
-        batch_op.create_index("ix_facts_key", ["key"], unique=False)
-        batch_op.create_index("ix_facts_source", ["source"], unique=False)
+        batch_op.create_index("ix_facts_key_id", ["key", "id"], unique=False)
+        batch_op.create_index("ix_facts_source_id", ["source", "id"], unique=False)
         batch_op.create_index("ix_facts_status_id", ["status", "id"], unique=False)
         batch_op.create_index(
             "uq_facts_live_digest",
@@ -376,8 +376,8 @@ def downgrade() -> None:
             ),
         )
         batch_op.drop_index("ix_facts_status_id")
-        batch_op.drop_index("ix_facts_source")
-        batch_op.drop_index("ix_facts_key")
+        batch_op.drop_index("ix_facts_source_id")
+        batch_op.drop_index("ix_facts_key_id")
 
     op.drop_table("facts")
     if op.get_bind().dialect.name == "postgresql":
