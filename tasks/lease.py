@@ -40,6 +40,7 @@ class Lease:
         self.stop = stop
         self._database, self._settings, self._run = database, settings, run
         self._cancelled: bool | None = False
+        self._renewed = time.monotonic()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
@@ -57,8 +58,9 @@ class Lease:
         self._thread.join()
 
     def is_lost(self) -> bool:
-        """Say whether the run is no longer ours, as far as was heard."""
-        return self._cancelled is None
+        """Say whether the run is no longer ours, or can't be known to be: the lease ran out."""
+        age = time.monotonic() - self._renewed
+        return self._cancelled is None or age > self._settings.lease_s
 
     def check(self) -> None:
         """Raise Fenced, Cancelled or Stopped where there is a reason to stop."""
@@ -71,15 +73,15 @@ class Lease:
 
     def renew(self) -> None:
         """Renew the lease at once."""
+        began = time.monotonic()
         with self._asking(), self._database.transaction() as session:
             self._cancelled = runs.heartbeat(session, self._run, self._settings.lease_s)
+            self._renewed = began
 
     def _keep(self) -> None:
-        renewed = time.monotonic()
         while not self._done.wait(min(LOOK_S, self._settings.heartbeat_s)):
-            if time.monotonic() - renewed >= self._settings.heartbeat_s:
+            if time.monotonic() - self._renewed >= self._settings.heartbeat_s:
                 self.renew()
-                renewed = time.monotonic()
             else:
                 with self._asking(), self._database.reading() as session:
                     self._cancelled = runs.watch(session, self._run)
@@ -89,5 +91,5 @@ class Lease:
         try:
             yield
         except SQLAlchemyError:
-            # Nobody can take the update while the database is away; the token guards the rest.
+            # No reason to stop before the lease runs out; the token guards every write.
             log.warning("can't renew the lease of %s", self._run.update_id, exc_info=True)

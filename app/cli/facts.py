@@ -40,7 +40,10 @@ def import_file(
     new = known = 0
     refused: list[str] = []
     # Whatever was sent before is known already, so an interrupted import is just run again.
-    with connect(ctx) as client, Progress(console=errors, transient=True) as bar:
+    with (
+        connect(ctx) as client,
+        Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar,
+    ):
         task = bar.add_task("facts", total=len(facts))
         for line, item in submit(client, facts):
             bar.advance(task)
