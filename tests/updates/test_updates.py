@@ -1,3 +1,4 @@
+import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -230,18 +231,20 @@ def test_a_repeated_request_opens_one_update(client: TestClient, submit: Submit)
     assert len(client.get("/v1/updates").json()["data"]) == 1
 
 
-def test_a_broker_that_is_down_holds_nobody_up(
+def test_a_broker_that_never_answers_holds_nobody_up(
     settings: Settings, client: TestClient, submit: Submit
 ) -> None:
     submit(1)
-    down = settings.model_copy(update={"broker_url": "redis://127.0.0.1:9/0"})
-    with TestClient(create_app(down), headers=dict(client.headers)) as other:
-        began = time.monotonic()
-        assert other.post("/v1/updates").status_code == 202
-        assert time.monotonic() - began < 2
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        mute = settings.model_copy(update={"broker_url": url})
+        with TestClient(create_app(mute), headers=dict(client.headers)) as other:
+            began = time.monotonic()
+            assert other.post("/v1/updates").status_code == 202
+    # Under a second on an idle machine; without timeouts of its own it would take for ever.
+    assert time.monotonic() - began < 20
 
 
-@pytest.mark.usefixtures("base")
 class TestEvents:
     @pytest.fixture
     def update_id(self, client: TestClient, submit: Submit) -> str:
