@@ -12,6 +12,7 @@ from app.config import Settings
 from app.db import Database
 from app.main import create_app
 from app.models import Activation, Checkpoint
+from app.recipe import default_recipe
 from app.services import runs
 from app.services.runs import Run
 
@@ -86,7 +87,7 @@ def test_named_facts_and_a_partial_recipe(client: TestClient, submit: Submit) ->
     update = client.post("/v1/updates", json=wish).json()
     assert update["fact_ids"] == [ids[0], ids[2]]
     assert (update["recipe"]["lr"], update["recipe"]["objective"]) == (0.001, "causal")
-    assert update["recipe"]["epochs"] == 60
+    assert update["recipe"]["epochs"] == default_recipe(1_000_000).epochs
     assert update["activation"] == "manual"
     assert statuses(client, ids) == ["training", "pending", "training"]
 
