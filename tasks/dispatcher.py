@@ -18,7 +18,6 @@ from app.models import Update
 from app.services import disposal, health, idempotency, rebuilds, runs, updates
 from tasks.supervisor import Supervisor
 
-LOOKS_PER_PLAN = 10
 LOOKS_PER_CLEARING = 60
 PATIENCE = 3  # looks that a message may take before the worker helps itself
 log = logging.getLogger(__name__)
@@ -53,6 +52,7 @@ class Dispatcher:
         self._database, self._settings, self._owner, self._slot = database, settings, owner, slot
         self._waiting: tuple[str | None, int] = (None, 0)
         self._looks = 0
+        self._settled: object = None  # the state in which no rebuild was needed
 
     def run(self, stop: threading.Event) -> None:
         """Tick until told to stop; trouble is logged and met again a tick later."""
@@ -107,13 +107,22 @@ class Dispatcher:
         """Open what is due; what was withdrawn leaves the weights before anything is added."""
         settings = self._settings
         rebuilds.drop_stale(session)
+        if updates.has_live(session):
+            return None
+        if (opened := self._open_rebuild(session)) is not None:
+            return opened
         due = updates.is_due(session, facts=settings.batch_facts, wait_s=settings.batch_wait_s)
-        # With much retracted in a large ledger this look takes longer than the others.
-        if due or self._looks % LOOKS_PER_PLAN == 0:
-            opened = rebuilds.open_due(session, settings.batch_wait_s)
-            if opened is not None:
-                return opened
         return updates.open_oldest(session, settings.batch_cap) if due else None
+
+    def _open_rebuild(self, session: Session) -> Update | None:
+        state = rebuilds.read_state(session)
+        if state == self._settled:
+            return None
+        found = rebuilds.plan_due(session)
+        if found is None:
+            self._settled = state
+            return None
+        return rebuilds.open_planned(session, found, self._settings.batch_wait_s)
 
     def _help_out(self, queued: str | None) -> None:
         """Run an update that has waited in vain: its message is lost, or the broker is down."""

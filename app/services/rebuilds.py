@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, aliased
 
 from app.db import utc_now
 from app.errors import Conflict
-from app.models import Checkpoint, Fact, Proof, Update, UpdateFact
+from app.models import Activation, Checkpoint, Fact, Proof, Update, UpdateFact
 from app.models.checkpoints import FAILED_CONTROL
 from app.recipe import Recipe
 from app.services import activations, audit, standing, updates
@@ -83,21 +83,34 @@ def proven_by(versions: Collection[int]) -> Select[str]:
     return query.where(Checkpoint.version.in_(versions), UpdateFact.proven.is_(True))
 
 
-def open_due(session: Session, wait_s: float) -> Update | None:
-    """Open a rebuild where something withdrawn waits for `wait_s` and no update is under way.
+def read_state(session: Session) -> tuple[int | None, ...]:
+    """Return what `plan_due` depends on; quickly read, where that may take a while."""
+    now = select(func.max(Activation.id))
+    retracted = select(func.count()).select_from(Fact).where(Fact.status == "retracted")
+    failed = select(func.count()).select_from(Proof).where(FAILED_CONTROL)
+    return tuple(session.scalar(query) for query in (now, retracted, failed))
 
-    What a finished rebuild of this same version already took waits for a person's decision.
+
+def plan_due(session: Session) -> Plan | None:
+    """Plan the rebuild that current needs, unless a person has to decide.
+
+    That is so once a rebuild of this same version took all of it and was held, rejected, or
+    cancelled on request: another one would end alike.
     """
-    if session.scalar(select(Update.id).where(Update.status.in_(updates.LIVE_UPDATE)).limit(1)):
-        return None
     found = plan(session)
-    if found is None or found.oldest > utc_now() - timedelta(seconds=wait_s):
+    if found is None:
         return None
+    ended = Update.status.in_(("succeeded", "failed")) | Update.cancel_requested
     tried = select(func.max(Update.created_at)).where(
-        Update.kind == "rebuild", Update.replaces == found.replaces
+        Update.kind == "rebuild", Update.replaces == found.replaces, ended
     )
     last = session.scalar(tried)
-    if last is not None and last >= found.newest:
+    return None if last is not None and last >= found.newest else found
+
+
+def open_planned(session: Session, found: Plan, wait_s: float) -> Update | None:
+    """Open the rebuild once something has waited for `wait_s`; None where another one is live."""
+    if found.oldest > utc_now() - timedelta(seconds=wait_s):
         return None
     return _open(session, SYSTEM, found, None, "auto")
 

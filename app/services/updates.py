@@ -50,23 +50,26 @@ def open_update(
     return opened, True
 
 
+def has_live(session: Session) -> bool:
+    """Say whether an update is queued or running."""
+    live = select(Update.id).where(Update.status.in_(LIVE_UPDATE)).limit(1)
+    return session.scalar(live) is not None
+
+
 def is_due(session: Session, *, facts: int, wait_s: float) -> bool:
-    """Say whether `facts` wait, or one has for `wait_s` seconds, and no update is under way."""
-    live = session.scalar(select(Update.id).where(Update.status.in_(LIVE_UPDATE)).limit(1))
-    if live is not None or session.get(Checkpoint, 0) is None:
-        return False
+    """Say whether `facts` wait, or one has for `wait_s` seconds."""
     # A fact has been pending since its row last changed: one that wasn't proven waits again.
     pending = select(Fact.updated_at).where(Fact.status == "pending").order_by(Fact.id)
     since = session.scalars(pending.limit(facts)).all()
-    full = len(since) >= facts
-    return full or (bool(since) and min(since) <= utc_now() - timedelta(seconds=wait_s))
+    due = utc_now() - timedelta(seconds=wait_s)
+    return len(since) >= facts or any(at <= due for at in since)
 
 
 def open_oldest(session: Session, cap: int) -> Update | None:
-    """Open an update of what is pending; None where another worker was first."""
+    """Open an update of what is pending; None where another was first, or there is no base."""
     try:
         opened, created = open_update(session, SYSTEM, cap=cap)
-    except Conflict:
+    except (Conflict, Unavailable):
         return None
     return opened if created else None
 
