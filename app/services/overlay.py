@@ -5,21 +5,31 @@ both give the same facts.
 """
 
 from collections import Counter
+from functools import lru_cache
 from itertools import combinations
 
-from sqlalchemy import ColumnElement, literal, select, union_all
+from sqlalchemy import (
+    ColumnElement,
+    CompoundSelect,
+    String,
+    bindparam,
+    literal,
+    select,
+    union_all,
+)
 from sqlalchemy.orm import Session
 
 from app.db import utc_now
 from app.models import Fact
 from app.services import relevance
 from app.services.relevance import Text
-from app.services.search import Term, matches
-from app.services.standing import is_held
+from app.services.search import Term, is_postgres, matching, write_query
+from app.services.standing import find_unserved, held_in
 
 MAX_CANDIDATES = 50
 MAX_WORDS = 10
 PAIRED_WORDS = 4
+MAX_GROUPS = MAX_WORDS + PAIRED_WORDS * (PAIRED_WORDS - 1) // 2
 # Facts much worse than the best one only distract: they share its name, not what is asked.
 MIN_SHARE_OF_BEST = 0.85
 
@@ -51,16 +61,10 @@ def _propose(session: Session, asked: Text) -> list[str]:
     groups = [(word,) for word in words] + list(combinations(words[:PAIRED_WORDS], 2))
     if not groups:
         return []
-    waiting = _is_waiting(session)
-    branches = [
-        select(literal(number).label("number"), Fact.id)
-        .where(matches(session, group), waiting)
-        .order_by(Fact.id.desc())
-        .limit(MAX_CANDIDATES)
-        .subquery()
-        for number, group in enumerate(groups)
-    ]
-    rows = session.execute(union_all(*(select(branch) for branch in branches))).all()
+    postgres, unserved = is_postgres(session), find_unserved(session)
+    queries = {f"query{n}": write_query(postgres, group) for n, group in enumerate(groups)}
+    given = {"now": utc_now(), "unserved": unserved} if unserved else {"now": utc_now()}
+    rows = session.execute(_query(len(groups), postgres, bool(unserved)), queries | given).all()
     frequency = Counter(number for number, _ in rows)
     weights: dict[str, float] = {}
     for number, fact_id in rows:
@@ -69,8 +73,24 @@ def _propose(session: Session, asked: Text) -> list[str]:
     return ranked[:MAX_CANDIDATES]
 
 
-def _is_waiting(session: Session) -> ColumnElement[bool]:
-    now = utc_now()
-    status = Fact.status.in_(("pending", "training", "failed")) | is_held(session)
+@lru_cache(4 * MAX_GROUPS)
+def _query(groups: int, postgres: bool, held: bool) -> CompoundSelect[int, str]:
+    """Build the query for so many groups of words; kept, for building it takes longer than it runs.
+
+    Its parameters are `query0`, `query1`, …, `now`, and `unserved` where there are such versions.
+    """
+    now = bindparam("now", type_=Fact.valid_from.type)
+    waiting: ColumnElement[bool] = Fact.status.in_(("pending", "training", "failed"))
+    if held:
+        waiting |= held_in(bindparam("unserved", expanding=True))
     begun = Fact.valid_from.is_(None) | (Fact.valid_from <= now)
-    return status & begun & (Fact.valid_until.is_(None) | (Fact.valid_until > now))
+    valid = begun & (Fact.valid_until.is_(None) | (Fact.valid_until > now))
+    branches = [
+        select(literal(number).label("number"), Fact.id)
+        .where(matching(bindparam(f"query{number}", type_=String()), postgres), waiting, valid)
+        .order_by(Fact.id.desc())
+        .limit(MAX_CANDIDATES)
+        .subquery()
+        for number in range(groups)
+    ]
+    return union_all(*(select(branch) for branch in branches))

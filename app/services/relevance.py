@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 # Measured on tests/answers/corpus.py: questions about a fact find it, unrelated ones find none.
 NAME_WEIGHT = 4.0
@@ -111,6 +111,7 @@ def plain_form(text: str) -> str:
     return drop_accents(text).lower()
 
 
+@lru_cache(2048)
 def read(text: str) -> Text:
     """Part a text into words as both full-text indexes do."""
     text = drop_accents(text)

@@ -4,7 +4,16 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Select, column, func, literal_column, select, table
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Select,
+    column,
+    func,
+    literal_column,
+    select,
+    table,
+)
 from sqlalchemy.orm import Session, selectinload
 
 from app.models import Fact
@@ -27,7 +36,7 @@ def search(
 
 
 def _find(session: Session, query: Select[Fact], terms: str) -> Select[Fact]:
-    if session.get_bind().dialect.name == "postgresql":
+    if is_postgres(session):
         vector = func.fact_words(Fact.text)
         wanted = func.websearch_to_tsquery(literal_column("'simple'"), terms)
         query = query.where(vector.bool_op("@@")(wanted))
@@ -48,14 +57,27 @@ def matches(
     session: Session, every: Sequence[Term], either: Sequence[Term] = ()
 ) -> ColumnElement[bool]:
     """Build the condition that a fact has every one of these words, and one of those if given."""
-    # Words are letters and digits only, so quoting them is enough in both query languages.
-    postgres = session.get_bind().dialect.name == "postgresql"
+    postgres = is_postgres(session)
+    return matching(write_query(postgres, every, either), postgres)
+
+
+def is_postgres(session: Session) -> bool:
+    """Say which of the two full-text indexes this database has."""
+    return session.get_bind().dialect.name == "postgresql"
+
+
+def write_query(postgres: bool, every: Sequence[Term], either: Sequence[Term] = ()) -> str:
+    """Write words in the index's language; of letters and digits only, so quoting is enough."""
     word, begins, both, one = ("'{}'", ":*", " & ", " | ") if postgres else _FTS5
     parts = [word.format(term.text) + begins * term.begins for term in every]
     if either:
         options = (word.format(term.text) + begins * term.begins for term in either)
         parts.append(f"({one.join(options)})")
-    query = both.join(parts)
+    return both.join(parts)
+
+
+def matching(query: str | BindParameter[str], postgres: bool) -> ColumnElement[bool]:
+    """Build the condition that a fact fits a written query."""
     if postgres:
         wanted = func.to_tsquery(literal_column("'simple'"), query)
         return func.fact_words(Fact.text).bool_op("@@")(wanted)
