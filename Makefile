@@ -11,7 +11,7 @@ INSTALLED := .venv/.installed
 CONTRACTS := tests/test_contracts.py tests/app/test_migrations.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install up demo test bench-main-job check format openapi env clean
+.PHONY: help install up demo test bench-main-job bench-serving check format openapi env clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test: $(INSTALLED) ## Run the whole test suite (needs PostgreSQL and Redis on th
 
 bench-main-job: $(INSTALLED) ## Measure the main job here: times, right answers, memory
 	$(BIN)/python -m tasks.bench.main_job
+
+bench-serving: $(INSTALLED) ## Measure serving here and write docs/performance.md (some minutes)
+	$(BIN)/python -m tasks.bench.serving
 
 check: $(INSTALLED) ## Format, lint, types, import rules, contracts
 	$(BIN)/ruff format --check .

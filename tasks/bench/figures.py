@@ -1,0 +1,46 @@
+"""Figures beside their goals, how much is measured, and the questions that are asked."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import app
+
+REFERENCE = Path(app.__file__).parent / "lm" / "starter" / "reference.jsonl"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured."""
+
+    requests: int
+    swaps: int
+    facts: int
+    samples: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure; `met` is empty where there is no goal."""
+
+    name: str
+    value: str
+    goal: str = ""
+    met: bool | None = None
+
+    def row(self) -> str:
+        """Write the row of a Markdown table."""
+        met = "" if self.met is None else "yes" if self.met else "**no**"
+        return f"| {self.name} | {self.value} | {self.goal} | {met} |"
+
+
+def reference() -> list[dict[str, str]]:
+    """Read the starter's reference set: statements with a question about each."""
+    return [json.loads(line) for line in REFERENCE.read_text().splitlines()]
+
+
+def questions(count: int) -> list[str]:
+    """Return so many questions, again from the first one where there are fewer."""
+    asked = [row["question"] for row in reference()]
+    return [asked[number % len(asked)] for number in range(count)]

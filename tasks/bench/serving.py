@@ -1,0 +1,97 @@
+"""Measure serving on this machine: ``python -m tasks.bench.serving``; ``make bench-serving``.
+
+Starts one engine and two API processes over a temporary folder with the starter model, measures
+what docs/performance.md promises, prints it and writes it there.
+"""
+
+import argparse
+import asyncio
+import os
+import platform
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from tasks.bench import measures
+from tasks.bench.deployment import deployed
+from tasks.bench.figures import Figure, Sizes
+
+PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
+BEGIN, END = "<!-- serving: written by make bench-serving -->", "<!-- serving: end -->"
+
+
+async def measure(folder: Path, sizes: Sizes) -> list[Figure]:
+    """Run every measure, one after the other; return the figures in the table's order."""
+    figures: list[Figure] = []
+    with deployed(folder, versions=4, apis=2, threads=sizes.threads) as running:
+        for work in (
+            measures.throughput,
+            measures.swaps,
+            measures.overlay,
+            measures.overhead,
+            measures.killed,
+        ):
+            started = time.monotonic()
+            found = await work(running, sizes)
+            figures += found
+            for figure in found:
+                sys.stdout.write(figure.row() + "\n")
+            sys.stdout.write(f"  ({work.__name__}: {time.monotonic() - started:.0f} s)\n")
+            sys.stdout.flush()
+    return figures
+
+
+def section(figures: list[Figure], sizes: Sizes, load: float) -> str:
+    """Write the page's section."""
+    now = datetime.now(UTC).strftime("%Y-%m-%d")
+    lines = [
+        BEGIN,
+        "## Serving",
+        "",
+        f"Starter model on {os.cpu_count()} CPU cores ({platform.machine()}), SQLite, one engine "
+        f"process ({sizes.threads} threads), two API processes and the clients on one machine; "
+        f"{now}, load average before the run {load:.1f}. Run it with `make bench-serving`.",
+        "",
+        "| measure | figure | goal | met |",
+        "|---|---|---|---|",
+        *(figure.row() for figure in figures),
+        "",
+        END,
+    ]
+    return "\n".join(lines)
+
+
+def write_page(text: str) -> None:
+    """Put the section into docs/performance.md, in place of the last one."""
+    page = PAGE.read_text() if PAGE.exists() else "# Performance\n"
+    before, found, rest = page.partition(BEGIN)
+    after = rest.partition(END)[2] if found else "\n"
+    PAGE.write_text(f"{before.rstrip()}\n\n{text}{after}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure as the command line says; status 1 when a goal is missed."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.bench.serving", description=__doc__)
+    parser.add_argument("--requests", type=int, default=10_000, help="during the swaps")
+    parser.add_argument("--swaps", type=int, default=100, help="activations and rollbacks")
+    parser.add_argument("--facts", type=int, default=200, help="waiting facts")
+    parser.add_argument("--samples", type=int, default=400, help="questions of the other measures")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of the engine")
+    parser.add_argument("--dry", action="store_true", help="don't write docs/performance.md")
+    given = parser.parse_args(arguments)
+    sizes = Sizes(given.requests, given.swaps, given.facts, given.samples, given.threads)
+    torch.set_num_threads(given.threads)
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory(prefix="almanac-bench-") as folder:
+        figures = asyncio.run(measure(Path(folder), sizes))
+    if not given.dry:
+        write_page(section(figures, sizes, load))
+    return int(any(figure.met is False for figure in figures))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
