@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from random import Random
 
-from tasks.starter import names
+from tasks.starter import breadth, names
 from tasks.starter.lexicon import Relation, article, frames, kinds, one, relations, verbs, words
 
 FORWARD, BACKWARD = "forward", "backward"
@@ -61,11 +61,15 @@ def filler(rng: Random) -> str:
 def draw_relation(rng: Random, end: str | None = None) -> Relation:
     """Draw a listed relation, or make one up from any role or any verb."""
     listed = [r for r in relations() if end is None or r.a == end or r.b == end]
+    if breadth.LISTED == 1.0:
+        return rng.choice(listed)
     draw = rng.random()
-    if draw < 0.55 or (end is not None and end not in words("any_kind") and end != "person"):
+    if draw < breadth.LISTED or (
+        end is not None and end not in words("any_kind") and end != "person"
+    ):
         return rng.choice(listed)
     other = one(rng, "any_kind") if end in (None, "person") else end
-    if draw < 0.8:
+    if draw < (1 + breadth.LISTED) / 2:
         roles = words("job") if rng.random() < 0.5 else words("role")
         return Relation("person", other, tuple(rng.sample(roles, 1)), (), (), ())
     verb = rng.choice(verbs())

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from random import Random
 
-from tasks.starter import names
+from tasks.starter import breadth, names
 from tasks.starter.descriptions import describe, event
 from tasks.starter.facts import (
     Fact,
@@ -34,11 +34,11 @@ class Item:
 def make_item(rng: Random, held: bool = False, wordings: int = 4) -> Item:
     """Compose an item of a random form with up to `wordings` statements."""
     draw = rng.random()
-    if draw < 0.30:
+    if draw < breadth.RELATIONS:
         return _single("relation", rng, _relation(rng, held), wordings)
-    if draw < 0.58:
+    if draw < breadth.RELATIONS + breadth.DESCRIPTIONS:
         return _single("description", rng, describe(rng, held), wordings)
-    if draw < 0.70:
+    if draw < breadth.RELATIONS + breadth.DESCRIPTIONS + breadth.EVENTS:
         return _single("event", rng, event(rng, held), wordings)
     return biography(rng, held, wordings)
 
@@ -74,6 +74,8 @@ def biography(rng: Random, held: bool = False, wordings: int = 4) -> Item:
 
 def dress(rng: Random, core: str) -> str:
     """Turn a clause into a sentence with an optional lead, tail and unrelated sentence."""
+    if breadth.DRESSED == 0.0 or rng.random() >= breadth.DRESSED:
+        return f"{core[0].upper()}{core[1:]}."
     fill = asides(rng)
     text = core
     if rng.random() < 0.3:

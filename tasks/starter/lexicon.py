@@ -6,6 +6,8 @@ from functools import cache
 from importlib.resources import files
 from random import Random
 
+from tasks.starter import breadth
+
 _DATA = files("tasks.starter") / "data"
 _DOUBLED = ("swim", "plan", "map", "trap", "ban")
 
@@ -46,7 +48,8 @@ def words(name: str) -> tuple[str, ...]:
 @cache
 def frames(name: str) -> tuple[str, ...]:
     """Return one list of sentence or question frames of frames.toml."""
-    return tuple(tomllib.loads((_DATA / "frames.toml").read_text())[name])
+    found = tomllib.loads((_DATA / "frames.toml").read_text())[name]
+    return tuple(found[: breadth.FRAMES.get(name)])
 
 
 @cache

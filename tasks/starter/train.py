@@ -56,7 +56,7 @@ class Trainer:
 
     def run(self, stop_after_s: float | None = None) -> None:
         """Train until the plan's minutes are spent, or for one slice of seconds."""
-        begun = saved = last = time.monotonic()
+        begun = saved = last = self._clock()
         whole = self.plan.minutes * 60
         with Progress(disable=self.rank > 0) as progress:
             bar = progress.add_task("pretraining", total=whole, completed=int(self.spent))
