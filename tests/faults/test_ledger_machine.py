@@ -1,0 +1,287 @@
+"""The services driven at random over a real database: every promise holds after every step."""
+
+import secrets
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from app.db import Database, epoch_now
+from app.errors import DomainError
+from app.models import Activation, Base, Checkpoint, Fact, Update
+from app.services import (
+    activations,
+    checkpoints,
+    disposal,
+    facts,
+    overlay,
+    publishing,
+    rebuilds,
+    runs,
+    updates,
+)
+from app.services.audit import SYSTEM
+from app.services.publishing import Candidate
+from app.services.results import Result, Verdict
+from app.services.runs import Run
+from tests.faults.checks import find_problems
+from tests.faults.conftest import sized
+
+pytestmark = pytest.mark.timeout(900)
+STEPS = sized(5000)  # on each database
+STEPS_PER_EXAMPLE = 50
+NEXT = {  # what a stored status may become
+    "pending": {"training", "superseded", "retracted"},
+    "training": {"pending", "trained", "failed", "superseded", "retracted"},
+    "trained": {"pending", "superseded", "retracted", "failed"},
+    "failed": {"pending", "training", "superseded", "retracted"},
+    "superseded": set(),
+    "retracted": set(),
+}
+index = st.integers(0, 9)
+
+
+class Crash(Exception):
+    """The process dies before it commits."""
+
+
+class Ledger(RuleBasedStateMachine):
+    """Facts, updates and checkpoints under everything that may happen to them."""
+
+    database: Database
+    done = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.accepted: dict[str, str] = {}
+        self.runs: list[Run] = []
+        with self.database.transaction() as session:
+            for table in reversed(Base.metadata.sorted_tables):
+                if table.name == "facts":
+                    session.execute(update(Fact).values(superseded_by=None))
+                session.execute(table.delete())
+            checkpoints.register_base(session, "0" * 64, parameters=1_000_000)
+
+    def act(self, work: Callable[[Session], object], *, crash: bool = False) -> None:
+        """Do something in one transaction; a refusal changes nothing, and nor does a crash."""
+        type(self).done += 1
+        try:
+            with self.database.transaction() as session:
+                work(session)
+                if crash:
+                    raise Crash
+        except (DomainError, Crash):
+            pass
+
+    def pick(self, session: Session, column, number: int, *where):
+        found = session.scalars(select(column).where(*where).order_by(column)).all()
+        return found[number % len(found)] if found else None
+
+    @rule(name=index, key=st.sampled_from([None, None, "a", "b"]), n=st.integers(1, 3))
+    def submit(self, name: int, key: str | None, n: int) -> None:
+        def work(session: Session) -> None:
+            for number in range(name, name + n):
+                policy = ("supersede", "reject", "keep")[number % 3]
+                fact = Fact(text=f"Gate {number} is {secrets.token_hex(1)}", key=key, probes=[])
+                new, _ = facts.submit(session, SYSTEM, fact, policy)
+                accepted.append(new.id)
+
+        accepted: list[str] = []
+        self.act(work)
+        with self.database.reading() as session:
+            here = select(Fact.id, Fact.status).where(Fact.id.in_(accepted))
+            self.accepted |= {row.id: row.status for row in session.execute(here)}
+
+    @rule(cap=st.integers(1, 4), activation=st.sampled_from(["auto", "auto", "manual"]))
+    def open(self, cap: int, activation: str) -> None:
+        self.act(lambda s: updates.open_update(s, SYSTEM, cap=cap, activation=activation))
+
+    @rule(crash=st.sampled_from([False, False, False, True]))
+    def claim(self, crash: bool) -> None:
+        taken: list[Run] = []
+
+        def work(session: Session) -> None:
+            queued = self.pick(session, Update.id, 0, Update.status == "queued")
+            if queued and (run := runs.claim(session, queued, "here", 60)):
+                taken.append(run)
+
+        self.act(work, crash=crash)
+        # A run that was never committed stays with its runner: a zombie with a token to come.
+        self.runs += taken
+
+    @precondition(lambda self: self.runs)
+    @rule(number=index, outcome=st.sampled_from(["activate"] * 4 + ["hold", "reject"]))
+    def publish(self, number: int, outcome: str) -> None:
+        self._publish(self.runs[-1 - number % min(3, len(self.runs))], outcome, number)
+
+    @precondition(lambda self: self.runs)
+    @rule(number=index)
+    def crash_in_publish(self, number: int) -> None:
+        self._publish(self.runs[-1], "activate", number, crash=True)
+
+    def _publish(self, run: Run, outcome: str, number: int, *, crash: bool = False) -> None:
+        def work(session: Session) -> None:
+            row = session.get(Update, run.update_id)
+            ids = runs.training_facts(session, run.update_id)
+            if row is not None and row.kind == "rebuild" and not ids:
+                publishing.go_back(session, run, None)
+                return
+            told = [
+                {"id": fact_id, "proven": (number + place) % 4 > 0, "probes": []}
+                for place, fact_id in enumerate(ids)
+            ]
+            verdict = Verdict(outcome=outcome, reasons=["judged"])  # type: ignore[arg-type]
+            result = Result(
+                status="succeeded",
+                digest=secrets.token_hex(32),
+                facts=told,
+                controls=[],
+                regressions={},
+                verdict=verdict,
+                metrics={},
+            )
+            unserved = "engine down" if number == 9 else None
+            candidate = Candidate(result.digest, "full", None, 1_000_000, result, unserved)
+            publishing.publish(session, run, candidate)
+
+        self.act(work, crash=crash)
+
+    @precondition(lambda self: self.runs)
+    @rule(number=index, how=st.sampled_from(["fail", "release", "abandon", "report", "beat"]))
+    def runner(self, number: int, how: str) -> None:
+        run = self.runs[-1 - number % min(3, len(self.runs))]
+        error = {"type": "died", "detail": "", "fact_ids": []}
+        works: dict[str, Callable[[Session], object]] = {
+            "fail": lambda s: runs.fail(s, run, error),
+            "release": lambda s: runs.release(s, run, "worker_stopped"),
+            "abandon": lambda s: runs.abandon(s, run),
+            "report": lambda s: runs.report(s, run, {"phase": "training"}),
+            "beat": lambda s: runs.heartbeat(s, run, 60),
+        }
+        self.act(works[how])
+
+    @rule()
+    def expire(self) -> None:
+        def work(session: Session) -> None:
+            running = update(Update).where(Update.status == "running")
+            session.execute(running.values(lease_until=epoch_now() - 1))
+            session.flush()
+            runs.requeue_expired(session)
+
+        self.act(work)
+
+    @rule(number=index)
+    def cancel(self, number: int) -> None:
+        live = Update.status.in_(("queued", "running"))
+        self.act(
+            lambda s: updates.request_cancel(
+                s, SYSTEM, self.pick(s, Update.id, number, live) or "update_none"
+            )
+        )
+
+    @rule(number=index)
+    def retry(self, number: int) -> None:
+        failed = Update.status == "failed"
+        self.act(
+            lambda s: updates.retry(
+                s, SYSTEM, self.pick(s, Update.id, number, failed) or "update_none"
+            )
+        )
+
+    @rule(number=index, allow=st.booleans())
+    def activate(self, number: int, allow: bool) -> None:
+        self.act(
+            lambda s: activations.activate(
+                s,
+                SYSTEM,
+                self.pick(s, Checkpoint.version, number),
+                kind="manual",
+                reason="chosen",
+                allow_retracted=allow,
+            )
+        )
+
+    @rule()
+    def roll_back(self) -> None:
+        self.act(lambda s: activations.rollback(s, SYSTEM, reason="worse"))
+
+    @rule(number=index)
+    def retract(self, number: int) -> None:
+        self.act(
+            lambda s: facts.retract(s, SYSTEM, self.pick(s, Fact.id, number) or "fact_none", "no")
+        )
+
+    @rule(number=index)
+    def requeue(self, number: int) -> None:
+        waiting = Fact.status.in_(("failed", "trained"))
+        self.act(
+            lambda s: facts.requeue(
+                s, SYSTEM, [self.pick(s, Fact.id, number, waiting) or "fact_none"], "again"
+            )
+        )
+
+    @rule()
+    def rebuild(self) -> None:
+        self.act(lambda s: rebuilds.open_now(s, SYSTEM))
+
+    @rule()
+    def drop_stale(self) -> None:
+        self.act(rebuilds.drop_stale)
+
+    @rule(keep=st.integers(1, 2))
+    def collect_garbage(self, keep: int) -> None:
+        def work(session: Session) -> None:
+            disposal.mark(session, keep_activated=keep, grace_s=0)
+            for row in disposal.list_deleting(session):
+                disposal.finish(session, row.version)
+
+        self.act(work)
+
+    @invariant()
+    def every_promise_holds(self) -> None:
+        with self.database.reading() as session:
+            assert find_problems(session) == []
+            now = {row.id: row.status for row in session.execute(select(Fact.id, Fact.status))}
+            assert now.keys() == self.accepted.keys(), "a fact was lost, or came from nowhere"
+            for fact_id, before in self.accepted.items():
+                after = now[fact_id]
+                assert after == before or after in NEXT[before], f"{fact_id}: {before} -> {after}"
+            self.accepted = now
+            gone = (Fact.status.in_(("superseded", "retracted")),)
+            text = session.scalar(select(Fact.text).where(*gone).order_by(Fact.id.desc()).limit(1))
+            if text is not None:
+                found = overlay.find(session, text, 20)
+                assert {fact.status for fact in found} <= {
+                    "pending",
+                    "training",
+                    "failed",
+                    "trained",
+                }
+
+
+def test_every_promise_holds_after_every_step(database: Database, tell) -> None:
+    machine = type("Machine", (Ledger,), {"database": database, "done": 0})
+    examples = settings(
+        max_examples=max(1, round(1.25 * STEPS / STEPS_PER_EXAMPLE)),
+        stateful_step_count=STEPS_PER_EXAMPLE,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        print_blob=False,
+    )
+    run_state_machine_as_test(machine, settings=examples)
+    with database.reading() as session:
+        rows = session.scalars(select(func.count()).select_from(Activation)).one()
+    assert machine.done >= STEPS
+    tell(f"{machine.done} steps, every promise held after each ({rows} activations in the last)")

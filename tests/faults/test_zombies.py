@@ -1,0 +1,79 @@
+"""Workers stopped past their lease and woken: whatever they were about to write, it is refused."""
+
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from app.crash import CrashPoint
+from tests.faults.checks import find_bad_files, find_problems
+from tests.faults.conftest import sized
+from tests.faults.planting import arm
+from tests.worker.conftest import Deployment
+
+pytestmark = pytest.mark.timeout(900)
+ZOMBIES = sized(25)  # on each pair
+# Where no transaction is open: inside one, a stopped process rightly keeps its locks.
+POINTS: tuple[CrashPoint, ...] = (
+    "claimed",
+    "preparing",
+    "prepared",
+    "trained",
+    "storing",
+    "stored",
+    "tried",
+)
+
+
+def is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+
+
+def was_told(deployment: Deployment, update_id: str) -> bool:
+    words = f"another runner has update {update_id}"
+    numbers = range(len(deployment.workers))
+    return any(words in deployment.log(number).read_text() for number in numbers)
+
+
+def taken_over(deployment: Deployment, update_id: str, within_s: float) -> bool:
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if deployment.update(update_id).status == "succeeded":
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_a_woken_worker_changes_nothing(deployment: Deployment, tell) -> None:
+    for _ in range(2):
+        deployment.start_worker()
+    done, rounds = 0, 0
+    while done < ZOMBIES:
+        rounds += 1
+        assert rounds < 2 * ZOMBIES + 5, f"only {done} zombies in {rounds} rounds"
+        point = POINTS[rounds % len(POINTS)]
+        struck = arm(deployment.settings.store, point, signal.SIGSTOP)
+        ids = deployment.submit(f"Gate {rounds} is blue.")
+        update_id = deployment.open(poke=True)
+        deployment.wait(struck.exists, f"a worker to stop at {point}")
+        stopped = [worker for worker in deployment.workers if is_stopped(worker.pid)]
+        # Its tick may have held a lock when it stopped; then nobody could take over: not counted.
+        taken = taken_over(deployment, update_id, 15)
+        before = deployment.dump() if taken else None
+        for worker in stopped:
+            worker.send_signal(signal.SIGCONT)
+        if before is None:
+            deployment.wait_for(update_id, "succeeded")
+            continue
+        told = partial(was_told, deployment, update_id)
+        deployment.wait(told, f"the zombie of {point} to be told")
+        assert deployment.dump() == before, point
+        assert deployment.update(update_id).token >= 2
+        assert deployment.statuses(*ids) == ["trained"]
+        done += 1
+    with deployment.database.reading() as session:
+        assert find_problems(session) == []
+        assert find_bad_files(session, deployment.settings.store) == []
+    tell(f"{done} of {done} zombies fenced, stopped at {len(POINTS)} points; {rounds} rounds")
