@@ -11,7 +11,7 @@ INSTALLED := .venv/.installed
 CONTRACTS := tests/test_contracts.py tests/app/test_migrations.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install up demo test bench-main-job bench-serving check format openapi env clean
+.PHONY: help install up demo test test-faults faults-sqlite faults-postgres bench-main-job bench-serving check format openapi env clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,13 @@ demo: $(INSTALLED) ## Teach the running service 21 facts and watch it answer
 
 test: $(INSTALLED) ## Run the whole test suite (needs PostgreSQL and Redis on this machine)
 	$(BIN)/python -m pytest
+
+test-faults: $(INSTALLED) ## Break it for minutes: kills, crash points, zombies (FAULT_SCALE=0.1 for less)
+	@$(MAKE) -j2 -Otarget faults-sqlite faults-postgres
+
+# Each database with its broker, in a process of its own: both wait for leases most of the time.
+faults-sqlite faults-postgres:
+	$(BIN)/python -m pytest tests/faults -k "$(@:faults-%=%)$(if $(findstring sqlite,$@), or byte)" --basetemp=$$(mktemp -d)/faults
 
 bench-main-job: $(INSTALLED) ## Measure the main job here: times, right answers, memory
 	$(BIN)/python -m tasks.bench.main_job
