@@ -11,7 +11,7 @@ INSTALLED := .venv/.installed
 CONTRACTS := tests/test_contracts.py tests/app/test_migrations.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install up demo test test-faults faults-sqlite faults-postgres bench-main-job bench-serving check format openapi env clean
+.PHONY: help install up demo test test-faults faults-sqlite faults-postgres bench-ledger bench-main-job bench-serving check format openapi env clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ faults-sqlite faults-postgres:
 
 bench-main-job: $(INSTALLED) ## Measure the main job here: times, right answers, memory
 	$(BIN)/python -m tasks.bench.main_job
+
+bench-ledger: $(INSTALLED) ## Measure a ledger of 1 M facts on SQLite (variable: LEDGER=URL of an empty database)
+	$(BIN)/python -m tasks.bench.ledger --database $${LEDGER:-sqlite:///$$(mktemp -d)/ledger.db}
 
 bench-serving: $(INSTALLED) ## Measure serving here and write docs/performance.md (some minutes)
 	$(BIN)/python -m tasks.bench.serving
