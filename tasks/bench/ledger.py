@@ -133,12 +133,9 @@ def measure(database: Database, size: int) -> None:
     for turn in range(20):
         target = CHECKPOINTS - 1 - turn % 2
         with database.transaction() as session:
-            taken.append(
-                clock(
-                    lambda s, to=target: activations.rollback(s, SYSTEM, reason="bench", to=to),
-                    session,
-                )
-            )
+            started = time.perf_counter()
+            activations.rollback(session, SYSTEM, reason="bench", to=target)
+        taken.append(1000 * (time.perf_counter() - started))
     show_p95(f"{size:,} facts, rollback", taken)
 
 
