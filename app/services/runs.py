@@ -187,7 +187,8 @@ def next_queued(session: Session) -> str | None:
 def tokens(session: Session, update_ids: Sequence[str]) -> dict[str, int]:
     """Map those of the updates that are running to the token that counts."""
     running = (Update.id.in_(update_ids), Update.status == "running")
-    return dict(session.execute(select(Update.id, Update.token).where(*running)).tuples().all())
+    rows = session.execute(select(Update.id, Update.token).where(*running))
+    return {row.id: row.token for row in rows}
 
 
 def lock(session: Session, run: Run) -> Update | None:
