@@ -28,4 +28,10 @@ LISTED = 1.0
 # Sentences with a lead, a tail or an unrelated sentence beside them.
 DRESSED = 0.0
 # Forms of items; what is left are biographies.
-RELATIONS, DESCRIPTIONS, EVENTS = 0.45, 0.27, 0.0
+RELATIONS, DESCRIPTIONS, EVENTS = 0.3, 0.7, 0.0
+# Kinds that descriptions are about, in their shares.
+DESCRIBED = ("person",)
+# Names made of syllables; the others are made of listed words, a few tokens each.
+COINED = 0.0
+# Kinds that relations start from.
+SUBJECTS = ("person",)

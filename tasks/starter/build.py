@@ -54,7 +54,7 @@ def build(
     words = work / "tokenizer"
     if not words.exists():
         train_tokenizer(tokenizer_texts(2_000 if quick else 30_000)).save_pretrained(words)
-    world = 2 if device == "cpu" and not quick else 1
+    world = plan.processes if device == "cpu" else 1
     arguments = (world, work, plan, str(words), slice_s, device)
     if world == 1:
         start(0, *arguments)

@@ -60,7 +60,7 @@ def filler(rng: Random) -> str:
 
 def draw_relation(rng: Random, end: str | None = None) -> Relation:
     """Draw a listed relation, or make one up from any role or any verb."""
-    listed = [r for r in relations() if end is None or r.a == end or r.b == end]
+    listed = [r for r in relations() if r.a in breadth.SUBJECTS and end in (None, r.a, r.b)]
     if breadth.LISTED == 1.0:
         return rng.choice(listed)
     draw = rng.random()

@@ -21,14 +21,15 @@ class Plan:
     layers: int = 4
     feed: int = 704
     heads: int = 4
-    rows: int = 12
-    minutes: float = 63.0
+    rows: int = 14
+    processes: int = 1
+    minutes: float = 12.0
     lr: float = 2e-3
     muon_lr: float = 4e-3
     weight_decay: float = 0.05
     warmup: float = 0.02
-    decay: float = 0.3
-    copy_first: float = 0.2
+    decay: float = 0.15
+    copy_first: float = 0.12
     seed: int = 1
     save_every_s: float = 240.0
     mix: Mix = field(default_factory=Mix)

@@ -13,7 +13,7 @@ WIDTH = 256
 STEP = 512
 # An answer is a few tokens and a demasked text is many, mostly copied; without a weight the
 # answers would hardly count.
-ANSWER_WEIGHT = 2.0
+ANSWER_WEIGHT = 4.0
 _TEXT_TASKS = frozenset({"demask", "copy", "plain"})
 
 

@@ -13,20 +13,20 @@ from tasks.starter.samples import Encoder, Sample
 class Mix:
     """Shares of the tasks and the shape of an item's life, counted in exposures."""
 
-    active: int = 128
-    stated: tuple[int, int] = (25, 50)
-    asked: int = 30
-    ask_share: float = 0.5
+    active: int = 220
+    stated: tuple[int, int] = (18, 30)
+    asked: int = 22
+    ask_share: float = 0.6
     one_wording: float = 0.7
     plain: float = 0.15
-    permanents: int = 300
-    permanent: float = 0.12
-    overlay: float = 0.12
-    copying: float = 0.08
-    writing: float = 0.03
-    sums: float = 0.01
+    permanents: int = 150
+    permanent: float = 0.1
+    overlay: float = 0.1
+    copying: float = 0.02
+    writing: float = 0.0
+    sums: float = 0.0
     early_overlay: float = 0.2
-    early_copying: float = 0.5
+    early_copying: float = 0.4
 
 
 class Life:
