@@ -1,6 +1,7 @@
 """Workers stopped past their lease and woken: whatever they were about to write, it is refused."""
 
 import signal
+import subprocess
 import time
 from functools import partial
 from pathlib import Path
@@ -27,8 +28,13 @@ POINTS: tuple[CrashPoint, ...] = (
 )
 
 
-def is_stopped(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+def find_stopped(deployment: Deployment) -> list[subprocess.Popen[bytes]]:
+    stats = {worker: Path(f"/proc/{worker.pid}/stat") for worker in deployment.workers}
+    return [
+        worker
+        for worker, stat in stats.items()
+        if stat.read_text().rsplit(")", 1)[1].split()[0] == "T"
+    ]
 
 
 def was_told(deployment: Deployment, update_id: str) -> bool:
@@ -57,10 +63,10 @@ def test_a_woken_worker_changes_nothing(deployment: Deployment, tell) -> None:
         struck = arm(deployment.settings.store, point, signal.SIGSTOP)
         ids = deployment.submit(f"Gate {rounds} is blue.")
         update_id = deployment.open(poke=True)
-        deployment.wait(struck.exists, f"a worker to stop at {point}")
-        stopped = [worker for worker in deployment.workers if is_stopped(worker.pid)]
+        deployment.wait(struck.exists, f"a worker to be struck at {point}")
+        stopped = deployment.wait(partial(find_stopped, deployment), f"it to stop at {point}")
         # Its tick may have held a lock when it stopped; then nobody could take over: not counted.
-        taken = taken_over(deployment, update_id, 15)
+        taken = taken_over(deployment, update_id, 30)
         if taken:
             deployment.wait_for(update_id, "succeeded")
         before = deployment.dump() if taken else None
