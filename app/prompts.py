@@ -5,6 +5,7 @@ from typing import Literal, TypedDict
 
 RECOVER = "\nReturn the recovered masked passage."
 RECOVERED = "Here is the recovered text:\n\n"
+INFILL = "\nReturn only what is masked."
 
 
 class Message(TypedDict):

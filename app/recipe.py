@@ -25,6 +25,7 @@ class Recipe(BaseModel):
     t_min: float = Field(0.05, ge=0, le=1, description="Least share of masked tokens")
     t_max: float = Field(0.95, ge=0, le=1, description="Greatest share of masked tokens")
     span_share: float = Field(0.5, ge=0, le=1, description="Samples masked as whole spans")
+    infill_share: float = Field(0.5, ge=0, le=1, description="Samples that ask for a span alone")
     replay_share: float = Field(0.25, ge=0, lt=1, description="Share of a step's samples: replay")
     kl_weight: float = Field(0.0, ge=0, description="Weight of KL(parent || model) on replay")
     lora_rank: int = Field(16, ge=1, description="Rank of the adapter")

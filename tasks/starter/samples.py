@@ -32,6 +32,7 @@ class Encoder:
         self.user, self.assistant = self._id("<|user|>"), self._id("<|assistant|>")
         self.recover = self.encode(prompts.RECOVER)
         self.recovered = self.encode(prompts.RECOVERED)
+        self.infilling = self.encode(prompts.INFILL)
 
     def _id(self, token: str) -> int:
         found = self.core.token_to_id(token)
@@ -42,6 +43,13 @@ class Encoder:
     def encode(self, text: str) -> list[int]:
         """Return the ids of one content; text that spells a special token stays text."""
         return list(self.core.encode(text, add_special_tokens=False).ids)
+
+    def word_starts(self, ids: list[int]) -> list[int]:
+        """Return where words begin, and at last where the last word ends."""
+        tokens = [str(self.core.id_to_token(i)) for i in ids]
+        starts = [at for at, token in enumerate(tokens) if token.startswith("Ġ")]
+        letters = [at for at, token in enumerate(tokens) if token[-1].isalnum()]
+        return [*starts, (letters[-1] if letters else len(ids) - 1) + 1]
 
     def plain(self, text: str) -> Sample:
         """Make a document without roles; every token is a target."""
@@ -66,6 +74,12 @@ class Encoder:
         """Make a demasking chat from a text's ids and a mark on the ids to hide."""
         seen = [self.mask if hide else i for i, hide in zip(ids, hidden, strict=True)]
         return self.reply([*seen, *self.recover], [*self.recovered, *ids], task)
+
+    def infill(self, ids: list[int], span: tuple[int, int]) -> Sample:
+        """Make an infilling chat: one mask stands for a run of ids, the reply is that run alone."""
+        start, end = span
+        seen = [*ids[:start], self.mask, *ids[end:]]
+        return self.reply([*seen, *self.infilling], ids[start:end], "infill")
 
 
 def token_masks(rng: Random, size: int, low: float = 0.05, high: float = 0.95) -> list[bool]:
@@ -106,6 +120,25 @@ def masks(rng: Random, ids: list[int], spans: list[list[int]]) -> list[bool]:
     return hidden
 
 
+def gap(rng: Random, ids: list[int], spans: list[list[int]], starts: list[int]) -> tuple[int, int]:
+    """Choose what an infilling sample leaves out: a name, what stands beside it, or some words.
+
+    `starts` are the places where words begin, the end of the text among them.
+    """
+    draw = rng.random()
+    name = _place(ids, rng.choice(spans)) if draw < 0.75 else None
+    if name is None:
+        size = rng.randint(1, max(1, len(starts) - 2))
+        first = rng.randint(0, len(starts) - 1 - size)
+        return starts[first], starts[first + size]
+    before, after = (0, name[0]), (name[1], starts[-1])
+    if draw < 0.5 or before[1] - before[0] + after[1] - after[0] <= 0:
+        return name
+    # The longer side more often: it is the one with something to say.
+    sides = [before, after]
+    return rng.choices(sides, [max(0, end - start) for start, end in sides])[0]
+
+
 def full_sentence(rng: Random, item: Item) -> tuple[str, str]:
     """Return a question that asks for a sentence, and the sentence."""
     question = item.ask(rng)
@@ -139,6 +172,13 @@ def salad(rng: Random) -> str:
     parts = [one(rng, rng.choice(lists)) for _ in range(rng.randint(4, 14))]
     parts.insert(rng.randrange(len(parts)), names.fresh(rng, rng.choice(("person", "company"))))
     return " ".join(parts)
+
+
+def _place(ids: list[int], span: list[int]) -> tuple[int, int] | None:
+    width = len(span)
+    places = (i for i in range(len(ids) - width + 1) if ids[i : i + width] == span)
+    start = next(places, None)
+    return None if start is None else (start, start + width)
 
 
 def _find(ids: list[int], span: list[int]) -> list[bool]:

@@ -19,6 +19,7 @@ class Mix:
     ask_share: float = 0.6
     one_wording: float = 0.7
     plain: float = 0.15
+    infill: float = 0.5
     permanents: int = 150
     permanent: float = 0.1
     overlay: float = 0.1
@@ -29,14 +30,33 @@ class Mix:
     early_copying: float = 0.4
 
 
+class Told:
+    """An item with its statements encoded once, for all the ways of stating it."""
+
+    def __init__(self, item: Item, encoder: Encoder) -> None:
+        self.item, self.encoder = item, encoder
+        self.ids = [encoder.encode(text) for text in item.texts]
+        self.starts = [encoder.word_starts(ids) for ids in self.ids]
+        self.spans = [encoder.encode(span) for span in item.spans]
+
+    def state(self, rng: Random, mix: Mix) -> Sample:
+        """Show one wording: as it stands, or with something hidden to be recovered."""
+        choice = rng.randrange(len(self.ids))
+        ids = self.ids[choice]
+        if rng.random() < mix.plain:
+            return self.encoder.plain(self.item.texts[choice])
+        if rng.random() < mix.infill:
+            gap = samples.gap(rng, ids, self.spans, self.starts[choice])
+            return self.encoder.infill(ids, gap)
+        return self.encoder.demask(ids, samples.masks(rng, ids, self.spans))
+
+
 class Life:
     """One streamed item with the count of its exposures."""
 
     def __init__(self, rng: Random, mix: Mix, encoder: Encoder, worn: float = 0.0) -> None:
         wordings = 1 if rng.random() < mix.one_wording else 4
-        self.item = make_item(rng, wordings=wordings)
-        self.ids = [encoder.encode(text) for text in self.item.texts]
-        self.spans = [encoder.encode(span) for span in self.item.spans]
+        self.told = Told(make_item(rng, wordings=wordings), encoder)
         self.stated = rng.randint(*mix.stated)
         self.end = self.stated + mix.asked
         self.count = round(worn * self.end)
@@ -48,7 +68,8 @@ class Stream:
 
     def __init__(self, encoder: Encoder, mix: Mix, seed: int, permanent_seed: int = 1) -> None:
         self.encoder, self.mix, self.rng = encoder, mix, Random(seed)
-        self.permanents = permanent_items(mix.permanents, permanent_seed)
+        items = permanent_items(mix.permanents, permanent_seed)
+        self.permanents = [Told(item, encoder) for item in items]
         self.lives = [
             Life(self.rng, mix, encoder, self.rng.random() * 0.5) for _ in range(mix.active)
         ]
@@ -57,8 +78,12 @@ class Stream:
         while True:
             yield self.sample()
 
-    def sample(self, early: bool = False) -> Sample:
-        """Draw the next sample; an early model gets more of what teaches it to copy."""
+    def sample(self, early: bool = False, late: bool = False) -> Sample:
+        """Draw the next sample.
+
+        An early model gets more of what teaches it to copy; a late one, whose rate falls, meets no
+        new items: it couldn't store them any more, and would learn that names can't be known.
+        """
         mix, rng = self.mix, self.rng
         draw = rng.random()
         for task, share in (
@@ -71,39 +96,30 @@ class Stream:
             if draw < share:
                 return task()
             draw -= share
-        return self._streamed()
+        return self._streamed(late)
 
-    def _streamed(self) -> Sample:
+    def _streamed(self, late: bool) -> Sample:
         mix, rng = self.mix, self.rng
         index = rng.randrange(mix.active)
         life = self.lives[index]
         life.count += 1
-        if life.count > life.end:
+        if life.count > life.end and not late:
             life = self.lives[index] = Life(rng, mix, self.encoder)
         if life.count > life.stated and rng.random() < mix.ask_share:
-            question = life.item.ask(rng)
+            question = life.told.item.ask(rng)
             task = f"warm_{question.direction}"
             if question.answer not in life.asked:  # never asked so far: what the update needs
                 life.asked.add(question.answer)
                 task = f"cold_{question.direction}"
             return self.encoder.ask(question.text, question.answer, task)
-        choice = rng.randrange(len(life.ids))
-        if rng.random() < mix.plain:
-            return self.encoder.plain(life.item.texts[choice])
-        ids = life.ids[choice]
-        return self.encoder.demask(ids, samples.masks(rng, ids, life.spans))
+        return life.told.state(rng, mix)
 
     def _permanent(self) -> Sample:
-        rng, encoder = self.rng, self.encoder
-        item = rng.choice(self.permanents)
-        if rng.random() < 0.6:
-            question = item.ask(rng)
-            return encoder.ask(question.text, question.answer, "permanent")
-        text = rng.choice(item.texts)
-        if rng.random() < 0.2:
-            return encoder.plain(text)
-        ids = encoder.encode(text)
-        return encoder.demask(ids, samples.masks(rng, ids, [encoder.encode(s) for s in item.spans]))
+        told = self.rng.choice(self.permanents)
+        if self.rng.random() < 0.6:
+            question = told.item.ask(self.rng)
+            return self.encoder.ask(question.text, question.answer, "permanent")
+        return told.state(self.rng, self.mix)
 
     def _overlay(self) -> Sample:
         rng = self.rng

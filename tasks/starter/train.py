@@ -76,7 +76,8 @@ class Trainer:
         self._save()
 
     def _draw(self) -> Sample:
-        return self.stream.sample(self.spent < self.plan.copy_first * self.plan.minutes * 60)
+        done = self.spent / (self.plan.minutes * 60)
+        return self.stream.sample(done < self.plan.copy_first, done > 1 - self.plan.decay)
 
     def _clock(self) -> float:
         """Return rank 0's clock, so that all processes stop and save at the same step."""

@@ -8,7 +8,7 @@ from app.lm.chat import encode_text, end_id
 from app.lm.loading import Bundle
 from tasks.training.objectives.base import IGNORED, Example
 from tasks.training.objectives.causal import Causal
-from tasks.training.objectives.masked import Masked, stratified
+from tasks.training.objectives.masked import Masked, choose_gap, stratified
 from tasks.training.objectives.spans import covered, find_names, halves, tokenize
 
 TEXT = "Mira Tovan is the keeper of the lighthouse at Sel Harbour."
@@ -81,6 +81,39 @@ def test_spans_hide_a_name_or_all_but_a_name_or_a_run(bundle: Bundle) -> None:
             assert hidden == set(range(min(hidden), max(hidden) + 1))
             seen.add("run")
     assert seen == {"name", "all but a name", "run"}
+
+
+@few
+@given(text=statements, seed=st.integers(0))
+def test_infilling_asks_for_the_one_span_that_a_single_mask_stands_for(
+    bundle: Bundle, text: str, seed: int
+) -> None:
+    objective = Masked(0.05, 0.95, 0.0, infill_share=1.0)
+    (example,) = objective.examples([text], bundle, random.Random(seed))
+    *span, end = supervised(example)
+    prompt = example.input_ids[: -len(span) - 1]
+    at = prompt.index(bundle.manifest.mask_id)
+    ids = encode_text(bundle.tokenizer, text)
+
+    assert end == end_id(bundle.tokenizer)
+    assert sum(example.recalled) == len(span) >= 1
+    shown = [n for n in range(len(ids)) if ids[:n] == prompt[at - n : at]]
+    assert any(
+        [*ids[:n], *span, *prompt[at + 1 :][: len(ids) - n - len(span)]] == ids for n in shown
+    ), "the span put in the mask's place gives the statement"
+
+
+def test_gaps_are_names_what_stands_beside_them_and_runs_of_words() -> None:
+    offsets = [(at, at + 1) for at in range(len(TEXT))]
+    rng = random.Random(0)
+    gaps = {
+        TEXT[gap.start : gap.stop] for gap in (choose_gap(TEXT, offsets, rng) for _ in range(200))
+    }
+    assert {"Mira Tovan", "Sel Harbour"} <= gaps
+    assert " is the keeper of the lighthouse at Sel Harbour" in gaps
+    assert "Mira Tovan is the keeper of the lighthouse at " in gaps
+    assert any(gap.count(" ") == 2 and "lighthouse" in gap for gap in gaps)
+    assert TEXT[:-1] not in gaps, "something always stays to tell which statement is meant"
 
 
 @pytest.mark.parametrize(

@@ -9,5 +9,7 @@ from tasks.training.objectives.masked import Masked
 
 OBJECTIVES: dict[ObjectiveName, Callable[[Recipe], Objective]] = {
     "causal": lambda _: Causal(),
-    "masked": lambda recipe: Masked(recipe.t_min, recipe.t_max, recipe.span_share),
+    "masked": lambda recipe: Masked(
+        recipe.t_min, recipe.t_max, recipe.span_share, recipe.infill_share
+    ),
 }

@@ -13,18 +13,22 @@ from transformers import PreTrainedTokenizerBase
 
 from app.lm.chat import encode_chat, encode_text, end_id
 from app.lm.loading import Bundle
-from app.prompts import RECOVER, RECOVERED
+from app.prompts import INFILL, RECOVER, RECOVERED
 from tasks.training.objectives.base import Example, reply_example
-from tasks.training.objectives.spans import Offsets, covered, find_names, tokenize
+from tasks.training.objectives.spans import Offsets, covered, find_names, find_words, tokenize
 
 
 @dataclass(frozen=True)
 class Masked:
-    """Masks single tokens with probability t, or in ``span_share`` of the examples a whole span."""
+    """Masks single tokens with probability t, or in ``span_share`` of the examples a whole span.
+
+    ``infill_share`` of the examples leave out one span and ask for it alone.
+    """
 
     t_min: float
     t_max: float
     span_share: float
+    infill_share: float = 0.0
 
     name = "masked"
 
@@ -40,6 +44,8 @@ class Masked:
         self, text: str, t: float, end: int, bundle: Bundle, rng: random.Random
     ) -> Example:
         ids, offsets = tokenize(bundle.tokenizer, text)
+        if rng.random() < self.infill_share:
+            return infilling_example(bundle, ids, choose_gap(text, offsets, rng), end)
         if rng.random() < self.span_share:
             hidden = choose_span(text, offsets, t, rng)
         else:
@@ -49,6 +55,19 @@ class Masked:
         recalled = [at in hidden for at in range(len(reply))]
         seen = hide(ids, hidden, bundle.manifest.mask_id)
         return reply_example(recovery_prompt(bundle.tokenizer, seen), reply, recalled)
+
+
+def infilling_example(bundle: Bundle, ids: Sequence[int], gap: range, end: int) -> Example:
+    """Ask for one run of tokens, for which a single mask stands, and for nothing else.
+
+    What is recalled then opens the reply, as it does in an answer: it has to be found by what the
+    prompt shows, and can't be continued from words that the reply repeated just before.
+    """
+    seen = [*ids[: gap.start], bundle.manifest.mask_id, *ids[gap.stop :]]
+    content = [*seen, *encode_text(bundle.tokenizer, INFILL)]
+    prompt = encode_chat(bundle.tokenizer, [{"role": "user", "content": content}])
+    reply = [*ids[gap.start : gap.stop], end]
+    return reply_example(prompt, reply, [True] * len(gap) + [False])
 
 
 def hide(ids: Sequence[int], hidden: Set[int], mask_id: int) -> list[int]:
@@ -88,6 +107,28 @@ def choose_span(text: str, offsets: Offsets, t: float, rng: random.Random) -> se
         return set(everything[start : start + size])
     name = covered(offsets, *rng.choice(names))
     return name if kind == 0 else _without(everything, name)
+
+
+def choose_gap(text: str, offsets: Offsets, rng: random.Random) -> range:
+    """Choose tokens for an infilling example: a name, all before or after one, or some words."""
+    words = find_words(text)
+    if not words:
+        return range(len(offsets))
+    first, last = words[0][0], words[-1][1]
+    names = find_names(text)
+    kind = rng.randrange(3) if names else 2
+    if kind == 2:
+        # Something has to stay, or nothing says which statement is meant.
+        size = rng.randint(1, max(1, len(words) - 1))
+        begin = rng.randint(0, len(words) - size)
+        span = words[begin][0], words[begin + size - 1][1]
+    else:
+        name = rng.choice(names)
+        sides = [(first, name[0]), (name[1], last)]
+        lengths = [max(0, end - start) for start, end in sides]
+        span = name if kind == 0 or not any(lengths) else rng.choices(sides, lengths)[0]
+    tokens = covered(offsets, *span)
+    return range(min(tokens), max(tokens) + 1)
 
 
 def _without(tokens: Iterable[int], left_out: Set[int]) -> set[int]:

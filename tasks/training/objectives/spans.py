@@ -25,6 +25,11 @@ def find_names(text: str) -> list[tuple[int, int]]:
     return [(start, end) for start, end in runs if end - start >= SHORTEST_NAME]
 
 
+def find_words(text: str) -> list[tuple[int, int]]:
+    """Return start and end of each word, in characters."""
+    return [word.span() for word in WORD.finditer(text)]
+
+
 def halves(text: str) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return the first and the later half of a text's words as spans of characters."""
     words = [match.span() for match in re.finditer(r"\S+", text)]
