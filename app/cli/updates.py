@@ -10,7 +10,7 @@ from app.cli.progress import conclude
 from app.cli.progress import watch as watch_update
 from app.client import AlmanacClient, Update
 
-app = typer.Typer(no_args_is_help=True, help="Start, list, show, watch and cancel updates.")
+app = typer.Typer(no_args_is_help=True, help="Start, list, show, watch, cancel updates; rebuild.")
 
 
 @app.command()
@@ -31,6 +31,20 @@ def start(
         update = client.start_update(
             fact_ids=fact or None, recipe=recipe or None, activation=activation
         )
+        out.print(f"{update.id} {update.status}")
+        if watch:
+            finish(client, update)
+
+
+@app.command()
+def rebuild(
+    ctx: typer.Context,
+    activation: Annotated[str, typer.Option(help="auto, manual or never.")] = "auto",
+    watch: Annotated[bool, typer.Option("--watch", help="Show its progress.")] = False,
+) -> None:
+    """Take what was withdrawn out of the weights now."""
+    with connect(ctx) as client:
+        update = client.start_rebuild(activation=activation)
         out.print(f"{update.id} {update.status}")
         if watch:
             finish(client, update)

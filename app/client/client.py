@@ -103,6 +103,11 @@ class AlmanacClient:
         body = {"fact_ids": fact_ids, "recipe": recipe, "activation": activation}
         return Update.model_validate(self._post("/v1/updates", _given(body)))
 
+    def start_rebuild(self, *, activation: str = "auto") -> Update:
+        """Start the rebuild that takes what was withdrawn out of the weights."""
+        body = {"kind": "rebuild", "activation": activation}
+        return Update.model_validate(self._post("/v1/updates", body))
+
     def get_update(self, update_id: str) -> Update:
         """Read one update."""
         return Update.model_validate(self._get(f"/v1/updates/{update_id}"))

@@ -21,10 +21,11 @@ from app.deps import (
     after_commit,
     needs,
 )
+from app.errors import Invalid
 from app.models import Event
 from app.schemas.common import ListOf
 from app.schemas.updates import EventOut, UpdateIn, UpdateOut, UpdateQuery, updates_out
-from app.services import updates, vllm
+from app.services import rebuilds, updates, vllm
 from app.services.audit import Actor
 
 LOOK_S = 0.3  # how often a stream looks for new events
@@ -48,19 +49,24 @@ def open_update(
     once: OnceDep,
     body: UpdateIn | None = None,
 ) -> Response:
-    """Train pending facts now instead of when enough wait."""
+    """Train pending facts, or rebuild without withdrawn ones, now instead of when it is due."""
     body = body or UpdateIn()
+    if body.kind == "rebuild" and body.fact_ids is not None:
+        raise Invalid("A rebuild chooses its facts itself.", pointer="/fact_ids")
 
     def work() -> tuple[int, UpdateOut]:
         vllm.check_recipe(settings, updates.choose_recipe(session, body.recipe))
-        update, created = updates.open_update(
-            session,
-            actor,
-            fact_ids=body.fact_ids,
-            recipe=body.recipe,
-            activation=body.activation,
-            cap=settings.batch_cap,
-        )
+        if body.kind == "rebuild":
+            update, created = rebuilds.open_now(session, actor, body.recipe, body.activation), True
+        else:
+            update, created = updates.open_update(
+                session,
+                actor,
+                fact_ids=body.fact_ids,
+                recipe=body.recipe,
+                activation=body.activation,
+                cap=settings.batch_cap,
+            )
         after_commit(session, partial(queue.poke, settings, update.id))
         return 202 if created else 200, updates_out(session, [update])[0]
 

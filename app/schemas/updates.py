@@ -19,6 +19,9 @@ Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 class UpdateIn(Input):
     """An update to open; without `fact_ids`, of what is pending, oldest first."""
 
+    kind: Literal["learn", "rebuild"] = Field(
+        "learn", description="rebuild: without what was withdrawn; it chooses its facts itself"
+    )
     fact_ids: list[FactId] | None = Field(None, min_length=1, max_length=10_000)
     recipe: Recipe | None = Field(
         None, description="Fields that differ from the base model's defaults"

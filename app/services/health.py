@@ -1,10 +1,12 @@
 """What operators watch: whether a worker lives, how many facts wait."""
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from app.db import epoch_now
 from app.models import Fact, WorkerSeen
+
+GONE_S = 3600.0  # a worker's name holds its process id: one that was restarted has a new name
 
 
 def worker_age_s(session: Session) -> float | None:
@@ -14,9 +16,11 @@ def worker_age_s(session: Session) -> float | None:
 
 
 def note_worker(session: Session, name: str) -> None:
-    """Say that this worker has looked at the database now."""
+    """Say that this worker has looked at the database now; a new one drops those long gone."""
     seen = update(WorkerSeen).where(WorkerSeen.name == name).values(seen_at=epoch_now())
     if session.scalar(seen.returning(WorkerSeen.name)) is None:
+        gone = WorkerSeen.seen_at < epoch_now() - GONE_S
+        session.execute(delete(WorkerSeen).where(gone))
         session.execute(insert(WorkerSeen).values(name=name, seen_at=epoch_now()))
 
 

@@ -5,6 +5,7 @@ from threading import Thread
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import select
 
 from app.config import Settings
 from app.db import Database
@@ -61,6 +62,20 @@ def test_it_is_ready_when_all_it_leans_on_is(
         late = client.get("/readyz").json()
         assert late["status"] == "degraded"
         assert "3600 s" in late["checks"]["worker"]["detail"]
+
+
+def test_workers_that_are_long_gone_are_forgotten(database: Database) -> None:
+    def note(name: str) -> set[str]:
+        with database.transaction() as session:
+            health.note_worker(session, name)
+            return set(session.scalars(select(WorkerSeen.name)))
+
+    assert note("one") == {"one"}
+    assert note("two") == {"one", "two"}
+    with database.transaction() as session:
+        session.get_one(WorkerSeen, "one").seen_at -= 7200
+        session.get_one(WorkerSeen, "two").seen_at -= 60
+    assert note("three") == {"two", "three"}
 
 
 def test_it_is_not_ready_without_an_engine(anonymous: TestClient) -> None:

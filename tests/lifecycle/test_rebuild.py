@@ -1,11 +1,13 @@
 """What was withdrawn leaves the weights, and what else was learned with it stays or waits."""
 
 import pytest
+from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 
 from app.errors import Conflict
+from app.main import create_app
 from app.models import Activation, Fact, Proof, Update, UpdateFact
-from app.services import activations, facts, rebuilds
+from app.services import activations, facts, keys, rebuilds
 from app.services.audit import SYSTEM
 from tests.lifecycle.conftest import Lifecycle
 
@@ -43,6 +45,28 @@ def test_one_rebuild_takes_all_that_was_retracted(here: Lifecycle) -> None:
     with pytest.raises(Conflict, match="retracted"):
         here.activate(2)
     assert [row.kind for row in here.look()] == ["learn"]
+
+
+def test_an_administrator_need_not_wait_for_it(here: Lifecycle) -> None:
+    (gone, kept) = here.learn("One", "Two")
+    with here.database.transaction() as session:
+        secret = keys.create(session, SYSTEM, "admin", ("admin",))[1]
+    head = {"Authorization": f"Bearer {secret}"}
+    with TestClient(create_app(here.settings), headers=head) as client:
+
+        def ask(**body: object) -> tuple[int, dict]:
+            answer = client.post("/v1/updates", json={"kind": "rebuild", **body})
+            return answer.status_code, answer.json()
+
+        assert ask()[0] == 409  # nothing was withdrawn
+        here.retract(gone)
+        status, refused = ask(fact_ids=[kept])
+        assert (status, refused["errors"][0]["pointer"]) == (422, "/fact_ids")
+        status, opened = ask(activation="manual")
+        assert (status, opened["kind"], opened["fact_ids"]) == (202, "rebuild", [kept])
+        assert ask()[0] == 409  # one is under way
+    assert here.run(here.deployment.update(opened["id"])).outcome == "held"
+    assert here.checkpoint(2).parent == 0
 
 
 def test_it_starts_from_the_newest_version_that_never_saw_the_fact(here: Lifecycle) -> None:

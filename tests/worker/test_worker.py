@@ -111,16 +111,17 @@ def test_a_killed_trainer_is_started_again(deployment: Deployment) -> None:
 
 
 def test_a_worker_that_is_told_to_stop_gives_its_update_back(deployment: Deployment) -> None:
-    worker = deployment.start_worker()
+    worker = deployment.start_worker(lease_s=3600)  # which nobody waits for
     ids = deployment.submit("The east gate is blue.")
     deployment.hold()
     update_id = deployment.open(poke=True)
     trainer = deployment.wait_for_trainer(update_id)
     worker.terminate()
-    worker.wait(60)
+    update = deployment.wait_for(update_id, "queued")
+    assert (update.attempt, update.owner, update.lease_until) == (0, None, None)
     assert not is_alive(trainer)
-    update = deployment.update(update_id)
-    assert (update.status, update.attempt, update.lease_until) == ("queued", 0, None)
+    assert worker.wait(60) == 0
+    assert deployment.events(update_id) == ["queued", "started", "requeued"]
     assert deployment.statuses(*ids) == ["training"]
 
 
