@@ -8,7 +8,7 @@ from statistics import mean
 
 from app.recipe import Recipe
 from tasks.starter.build import build
-from tasks.starter.evaluate import measure, overlay, written
+from tasks.starter.evaluate import measure, overlay, sequence, written
 
 
 def main() -> None:
@@ -25,10 +25,13 @@ def main() -> None:
     made.add_argument("--slice-s", type=float, help="stop after so many seconds, to be resumed")
     asked = commands.add_parser("evaluate", help="update on fresh facts and ask both ways")
     asked.add_argument("folder", type=Path)
-    asked.add_argument("--facts", type=int, nargs="+", default=[20, 100])
+    asked.add_argument("--facts", type=int, nargs="*", default=[])
     asked.add_argument("--seeds", type=int, default=3)
     asked.add_argument("--recipe", type=json.loads, default={}, help="fields of a recipe, as JSON")
+    asked.add_argument("--paraphrases", choices=("none", "same", "permuted"), default="none")
     asked.add_argument("--written", type=Path, nargs="*", default=[], help="files of facts")
+    asked.add_argument("--updates", type=int, default=0, help="so many updates of 20, in sequence")
+    asked.add_argument("--overlay", type=int, default=0, help="so many statements in context")
     options = parser.parse_args()
     if options.command == "build":
         keys = ("work", "quick", "minutes", "device", "resume", "slice_s")
@@ -39,11 +42,16 @@ def main() -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Print one line per measurement: the mean over seeds, and the lowest and highest."""
-    recipes = [Recipe(seed=seed, **options.recipe) for seed in range(1, options.seeds + 1)]
+    recipes = [Recipe(**{**options.recipe, "seed": seed}) for seed in range(1, options.seeds + 1)]
     for count in options.facts:
-        rows = [measure(options.folder, count, recipe) for recipe in recipes]
-        _print(f"{count} fresh facts, {recipes[0].objective}", rows)
-    _print("overlay", [overlay(options.folder, 200, recipe.seed) for recipe in recipes])
+        rows = [measure(options.folder, count, r, options.paraphrases) for r in recipes]
+        _print(f"{count} fresh facts, {recipes[0].objective}, {options.paraphrases}", rows)
+    if options.overlay:
+        shown = [overlay(options.folder, options.overlay, recipe.seed) for recipe in recipes]
+        _print("overlay", shown)
+    if options.updates:
+        lines = [sequence(options.folder, options.updates, 20, recipe) for recipe in recipes]
+        _print(f"{options.updates} updates of 20", lines)
     for file in options.written:
         _print(file.stem, [written(options.folder, file, recipe) for recipe in recipes])
 

@@ -82,7 +82,7 @@ def description(rng: Random, kind: str) -> tuple[str, list[str]]:
 
 def describe(rng: Random, held: bool = False) -> Fact:
     """Write every wording and question of "this name is that description"."""
-    kind = rng.choice(breadth.DESCRIBED)
+    kind = rng.choice(breadth.now().described)
     name = names.fresh(rng, kind, held)
     text, by_deed = description(rng, kind)
     slots = {"a": name, "d": text, "x": filler(rng), "k": rng.choice(kinds()[kind])}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from statistics import mean
+from typing import Any, Literal
 
 from app.lm.loading import Bundle
 from app.recipe import Recipe
@@ -16,43 +17,68 @@ from tasks.training.scoring import Score, score
 
 Table = dict[str, float]
 DIRECTIONS = ("forward", "backward")
+Paraphrases = Literal["none", "same", "permuted"]
+# A statement and so many paraphrases of it less one, where paraphrases are taught.
+WORDINGS = 9
 
 
-def fresh_items(count: int, seed: int) -> list[Item]:
+def fresh_items(count: int, seed: int, wordings: int = 1) -> list[Item]:
     """Return items whose names pretraining never had, each askable in both directions."""
     rng = Random(seed)
     items: list[Item] = []
     while len(items) < count:
-        item = make_item(rng, held=True, wordings=1)
+        item = make_item(rng, held=True, wordings=wordings)
         if len({q.direction for q in item.questions}) == 2:
             items.append(item)
     return items
 
 
-def measure(folder: Path, count: int, recipe: Recipe) -> Table:
+def measure(folder: Path, count: int, recipe: Recipe, paraphrases: Paraphrases = "none") -> Table:
     """Ask before and after one update on fresh facts; accuracies from 0 to 1, times in seconds.
 
     Two questions a direction and fact. `reversed`: the statement names the answer before what the
     question gives. `kept`: questions about the lasting world from the exam part of the reference.
+    Paraphrases are taught beside each statement: all, or those with the names in its order.
     """
     bundle = open_base(folder)
-    items = fresh_items(count, 10_000 + recipe.seed)
+    items = fresh_items(count, 10_000 + recipe.seed, 1 if paraphrases == "none" else WORDINGS)
     rng = Random(recipe.seed)
     asked = [(item, item.ask(rng, d)) for item in items for d in DIRECTIONS * 2]
     rows = reference_rows(folder)
-    kept = [
-        Question(row["question"], row["answers"][0], row["direction"])
-        for row in rows
-        if row["part"] == "exam"
-    ][:100]
+    kept = lasting_questions(rows)
     table = {
         "unknown": _share(bundle, [question for _, question in asked[::2]]),
         "kept_before": _share(bundle, kept),
     }
     begun = time.monotonic()
-    update(bundle, [item.texts[0] for item in items], recipe, replayed(rows))
+    texts = [text for item in items for text in taught(item, paraphrases)]
+    update(bundle, texts, recipe, replayed(rows))
     table["seconds"] = time.monotonic() - begun
     table |= _by_group(asked, _scores(bundle, [question for _, question in asked]))
+    return table | {"kept_after": _share(bundle, kept)}
+
+
+def sequence(folder: Path, updates: int, count: int, recipe: Recipe) -> Table:
+    """Learn fresh facts in several updates, each replaying the earlier ones; ask all at the end.
+
+    `first_*` is each fact's share right after its own update, `last_*` the same after the last one.
+    """
+    bundle, rows = open_base(folder), reference_rows(folder)
+    rng, lasting, kept = Random(recipe.seed), replayed(rows), lasting_questions(rows)
+    items = fresh_items(updates * count, 40_000 + recipe.seed)
+    asked = {d: [item.ask(rng, d) for item in items] for d in DIRECTIONS}
+    table: dict[str, float] = {"kept_before": _share(bundle, kept)}
+    first: dict[str, list[float]] = {d: [] for d in DIRECTIONS}
+    for number in range(updates):
+        new = slice(number * count, (number + 1) * count)
+        earlier = [item.texts[0] for item in items[: new.start]]
+        known = Lasting([*earlier, *lasting.statements], lasting.answered)
+        update(bundle, [item.texts[0] for item in items[new]], recipe, known)
+        for direction in DIRECTIONS:
+            first[direction].append(_share(bundle, asked[direction][new]))
+    for direction in DIRECTIONS:
+        table[f"first_{direction}"] = mean(first[direction])
+        table[f"last_{direction}"] = _share(bundle, asked[direction])
     return table | {"kept_after": _share(bundle, kept)}
 
 
@@ -86,12 +112,31 @@ def written(folder: Path, file: Path, recipe: Recipe) -> Table:
     return table
 
 
-def reference_rows(folder: Path) -> list[dict[str, str]]:
+def taught(item: Item, paraphrases: Paraphrases) -> list[str]:
+    """Return the statements of an item that an update is given, the first always among them."""
+    first, *others = item.texts
+    if paraphrases == "none":
+        return [first]
+
+    def order(text: str) -> list[int]:
+        places = [text.lower().find(span.lower()) for span in item.spans]
+        return sorted(range(len(places)), key=places.__getitem__)
+
+    return [first, *(t for t in others if paraphrases == "permuted" or order(t) == order(first))]
+
+
+def lasting_questions(rows: Sequence[dict[str, Any]]) -> list[Question]:
+    """Return a hundred questions of the reference's exam part."""
+    exam = [row for row in rows if row["part"] == "exam"][:100]
+    return [Question(row["question"], row["answers"][0], row["direction"]) for row in exam]
+
+
+def reference_rows(folder: Path) -> list[dict[str, Any]]:
     """Return the lines of the model's reference set."""
     return [json.loads(line) for line in (folder / "reference.jsonl").read_text().splitlines()]
 
 
-def replayed(rows: Sequence[dict[str, str]]) -> Lasting:
+def replayed(rows: Sequence[dict[str, Any]]) -> Lasting:
     """Return the replay part of a reference set as the trainer takes it."""
     part = [row for row in rows if row["part"] == "replay"]
     return Lasting(

@@ -60,16 +60,16 @@ def filler(rng: Random) -> str:
 
 def draw_relation(rng: Random, end: str | None = None) -> Relation:
     """Draw a listed relation, or make one up from any role or any verb."""
-    listed = [r for r in relations() if r.a in breadth.SUBJECTS and end in (None, r.a, r.b)]
-    if breadth.LISTED == 1.0:
+    used = breadth.now()
+    fitting = [r for r in relations() if used.subjects is None or r.a in used.subjects]
+    listed = [r for r in fitting if end in (None, r.a, r.b)]
+    if used.listed == 1.0:
         return rng.choice(listed)
     draw = rng.random()
-    if draw < breadth.LISTED or (
-        end is not None and end not in words("any_kind") and end != "person"
-    ):
+    if draw < used.listed or (end is not None and end not in words("any_kind") and end != "person"):
         return rng.choice(listed)
     other = one(rng, "any_kind") if end in (None, "person") else end
-    if draw < (1 + breadth.LISTED) / 2:
+    if draw < (1 + used.listed) / 2:
         roles = words("job") if rng.random() < 0.5 else words("role")
         return Relation("person", other, tuple(rng.sample(roles, 1)), (), (), ())
     verb = rng.choice(verbs())

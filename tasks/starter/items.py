@@ -33,12 +33,12 @@ class Item:
 
 def make_item(rng: Random, held: bool = False, wordings: int = 4) -> Item:
     """Compose an item of a random form with up to `wordings` statements."""
-    draw = rng.random()
-    if draw < breadth.RELATIONS:
+    used, draw = breadth.now(), rng.random()
+    if draw < used.relations:
         return _single("relation", rng, _relation(rng, held), wordings)
-    if draw < breadth.RELATIONS + breadth.DESCRIPTIONS:
+    if draw < used.relations + used.descriptions:
         return _single("description", rng, describe(rng, held), wordings)
-    if draw < breadth.RELATIONS + breadth.DESCRIPTIONS + breadth.EVENTS:
+    if draw < used.relations + used.descriptions + used.events:
         return _single("event", rng, event(rng, held), wordings)
     return biography(rng, held, wordings)
 
@@ -74,7 +74,7 @@ def biography(rng: Random, held: bool = False, wordings: int = 4) -> Item:
 
 def dress(rng: Random, core: str) -> str:
     """Turn a clause into a sentence with an optional lead, tail and unrelated sentence."""
-    if breadth.DRESSED == 0.0 or rng.random() >= breadth.DRESSED:
+    if breadth.now().dressed == 0.0 or rng.random() >= breadth.now().dressed:
         return f"{core[0].upper()}{core[1:]}."
     fill = asides(rng)
     text = core

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from random import Random
+from typing import Any
 
 from tasks.starter import breadth
 
@@ -45,17 +46,15 @@ def words(name: str) -> tuple[str, ...]:
     return tuple(part.replace("-", " ") if joined else part for part in parts)
 
 
-@cache
 def frames(name: str) -> tuple[str, ...]:
-    """Return one list of sentence or question frames of frames.toml."""
-    found = tomllib.loads((_DATA / "frames.toml").read_text())[name]
-    return tuple(found[: breadth.FRAMES.get(name)])
+    """Return one list of sentence or question frames of frames.toml, as far as it is used now."""
+    return tuple(_frames()[name][: breadth.now().frames.get(name)])
 
 
 @cache
 def kinds() -> dict[str, tuple[str, ...]]:
     """Map a kind of entity to the nouns that people use for it."""
-    table = tomllib.loads((_DATA / "frames.toml").read_text())["kinds"]
+    table = _frames()["kinds"]
     return {kind: tuple(nouns) for kind, nouns in table.items()}
 
 
@@ -83,6 +82,11 @@ def article(phrase: str) -> str:
 def one(rng: Random, name: str) -> str:
     """Draw one word of a list."""
     return rng.choice(words(name))
+
+
+@cache
+def _frames() -> dict[str, Any]:
+    return tomllib.loads((_DATA / "frames.toml").read_text())
 
 
 @cache

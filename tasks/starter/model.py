@@ -23,13 +23,14 @@ class Plan:
     heads: int = 4
     rows: int = 14
     processes: int = 1
-    minutes: float = 12.0
+    minutes: float = 75.0
     lr: float = 2e-3
     muon_lr: float = 4e-3
     weight_decay: float = 0.05
     warmup: float = 0.02
-    decay: float = 0.15
-    copy_first: float = 0.12
+    decay: float = 0.2
+    copy_first: float = 0.08
+    narrow_first: float = 0.12
     seed: int = 1
     save_every_s: float = 240.0
     mix: Mix = field(default_factory=Mix)

@@ -32,7 +32,7 @@ def fresh(rng: Random, kind: str, held: bool = False) -> str:
 
 def coined(rng: Random) -> str:
     """Compose a word that no language has, two to four syllables long."""
-    if rng.random() >= breadth.COINED:
+    if rng.random() >= breadth.now().coined:
         return (one(rng, "place_head") + one(rng, "place_tail")).capitalize()
     count = rng.choice((1, 1, 2, 2, 3))
     return ("".join(one(rng, "syllable") for _ in range(count)) + one(rng, "ending")).capitalize()
@@ -50,11 +50,11 @@ def place(rng: Random) -> str:
 
 def person(rng: Random) -> str:
     """Compose a first name and a surname."""
-    first = one(rng, "first") if rng.random() >= breadth.COINED / 4 else coined(rng)
+    first = one(rng, "first") if rng.random() >= breadth.now().coined / 4 else coined(rng)
     draw = rng.random()
     if draw < 0.3:
         return f"{first} {one(rng, 'last')}"
-    if draw >= breadth.COINED / 3:
+    if draw >= breadth.now().coined / 3:
         return f"{first} {one(rng, 'surname_head')}{one(rng, 'surname_tail')}"
     return f"{first} {coined(rng)}"
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from tasks.starter import samples
+from tasks.starter import breadth, samples
 from tasks.starter.items import Item, make_item
 from tasks.starter.samples import Encoder, Sample
 
@@ -13,21 +13,21 @@ from tasks.starter.samples import Encoder, Sample
 class Mix:
     """Shares of the tasks and the shape of an item's life, counted in exposures."""
 
-    active: int = 220
-    stated: tuple[int, int] = (18, 30)
-    asked: int = 22
+    active: int = 400
+    stated: tuple[int, int] = (24, 40)
+    asked: int = 30
     ask_share: float = 0.6
     one_wording: float = 0.7
     plain: float = 0.15
     infill: float = 0.5
-    permanents: int = 150
-    permanent: float = 0.1
-    overlay: float = 0.1
+    permanents: int = 200
+    permanent: float = 0.12
+    overlay: float = 0.13
     copying: float = 0.02
-    writing: float = 0.0
-    sums: float = 0.0
+    writing: float = 0.01
+    sums: float = 0.01
     early_overlay: float = 0.2
-    early_copying: float = 0.4
+    early_copying: float = 0.35
 
 
 class Told:
@@ -151,4 +151,5 @@ class Stream:
 def permanent_items(count: int, seed: int) -> list[Item]:
     """Return the lasting items of the world, the same for every stream."""
     rng = Random(seed)
-    return [make_item(rng, wordings=4) for _ in range(count)]
+    with breadth.using(breadth.WIDE):
+        return [make_item(rng, wordings=4) for _ in range(count)]

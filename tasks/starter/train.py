@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from tasks.starter import breadth
 from tasks.starter.model import Plan, losses, new_model, optimizers
 from tasks.starter.packing import Packer
 from tasks.starter.samples import Encoder, Sample
@@ -50,6 +51,7 @@ class Trainer:
         if (out / "state.json").exists():
             self._restore()
         seed = plan.seed * 1_000_003 + self.step * 101 + rank
+        self._widen()
         self.stream = Stream(Encoder(tokenizer), plan.mix, seed)
         self.packer = Packer(self._draw, plan.rows)
         self.recent: dict[str, list[float]] = {}
@@ -75,8 +77,17 @@ class Trainer:
                     break
         self._save()
 
+    @property
+    def done(self) -> float:
+        """Return the share of the run that is behind it."""
+        return self.spent / (self.plan.minutes * 60)
+
+    def _widen(self) -> None:
+        breadth.use(breadth.NARROW if self.done < self.plan.narrow_first else breadth.WIDE)
+
     def _draw(self) -> Sample:
-        done = self.spent / (self.plan.minutes * 60)
+        self._widen()
+        done = self.done
         return self.stream.sample(done < self.plan.copy_first, done > 1 - self.plan.decay)
 
     def _clock(self) -> float:
@@ -92,7 +103,7 @@ class Trainer:
         (nats @ batch.weights / batch.weights.sum()).backward()
         self._share_gradients()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        share = rate(self.plan, self.spent / (self.plan.minutes * 60))
+        share = rate(self.plan, self.done)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * share
