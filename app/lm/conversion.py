@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from app.errors import DomainError, Invalid
 from app.lm import chat, store
+from app.lm.attention import can_pack
 
 logging.disable_progress_bar()
 
@@ -33,7 +34,7 @@ MINIMAL_TEMPLATE = """{{- bos_token }}
 {%- endif %}"""
 _SPARE_TOKEN = re.compile(r"reserved|unused|extra_id", re.IGNORECASE)
 # Generation keeps plain keys and values for every layer; recurrent layers keep something else.
-_LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
+_LAYER_TYPES = {"full_attention", "sliding_attention"}
 # What transformers notes about a run rather than about the model.
 _VOLATILE = {
     "_name_or_path",
@@ -76,6 +77,8 @@ def _convert(folder: Path, staged: Path, source: str) -> str:
         output_loading_info=True,
         **local,
     )
+    if not can_pack(model):
+        raise Invalid(f"{type(model).__name__} can't be served: its attention can't be replaced.")
     missing = sorted(map(str, report["missing_keys"])) + sorted(map(str, report["mismatched_keys"]))
     if missing:
         raise Invalid(f"The weights lack or misfit {len(missing)} tensors, first {missing[0]}.")

@@ -154,10 +154,9 @@ class _Turn:
                 job.error, job.row.finish = Expired(), "cancelled"
         try:
             self._batch.sweep()
-            if self._batch.rows:
-                self._batch.step()
-            if joining := self._take():
-                self._batch.join(joining)
+            joining = self._take()
+            if joining or self._batch.rows:
+                self._batch.step(joining)
             self._batch.sweep()
         except Exception as error:  # memory, mostly: these jobs fail, the engine goes on
             for job in self.running:

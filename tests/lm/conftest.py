@@ -22,7 +22,7 @@ torch.set_num_threads(1)
 
 
 class TinyStore(NamedTuple):
-    """A checkpoint store and the digests in it by name: llama, other, qwen3, endless, adapter."""
+    """A checkpoint store and the digests in it by name: llama, other, qwen3, mistral, …"""
 
     path: Path
     digests: dict[str, str]
@@ -46,12 +46,13 @@ def publish_adapter(store: Path, root: Bundle, seed: int = 0) -> str:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyStore:
-    """A store with two Llamas that differ, a Qwen3, an endless Llama, and an adapter."""
+    """A store with two Llamas that differ, a Qwen3, a Mistral, an endless Llama, and an adapter."""
     store, folders = tmp_path_factory.mktemp("store"), tmp_path_factory.mktemp("folders")
     made = {
         "llama": make_tiny_model(folders / "llama", "llama"),
         "other": make_tiny_model(folders / "other", "llama", seed=1),
         "qwen3": make_tiny_model(folders / "qwen3", "qwen3"),
+        "mistral": make_tiny_model(folders / "mistral", "mistral"),
         "endless": make_tiny_model(folders / "endless", "llama", endless=True),
     }
     digests = {name: import_base(store, str(folder)) for name, folder in made.items()}
@@ -59,7 +60,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyStore:
     return TinyStore(store, digests)
 
 
-@pytest.fixture(scope="session", params=["llama", "qwen3"])
+@pytest.fixture(scope="session", params=["llama", "qwen3", "mistral"])
 def bundle(request: pytest.FixtureRequest, tiny: TinyStore) -> Bundle:
     """A loaded tiny model of each kind."""
     return load(tiny.path, tiny.digests[request.param])

@@ -8,12 +8,14 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
 
-Kind = Literal["llama", "qwen3"]
+Kind = Literal["llama", "qwen3", "mistral"]
 
 SENTENCES = [
     "Mira Tovan is the keeper of the northern lighthouse at Sel Harbour.",
@@ -57,12 +59,12 @@ def make_tiny_tokenizer(kind: Kind) -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=480,
-        special_tokens=LLAMA_SPECIALS if kind == "llama" else QWEN_SPECIALS,
+        special_tokens=QWEN_SPECIALS if kind == "qwen3" else LLAMA_SPECIALS,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(SENTENCES * 20 + ["[]"] * 200, trainer)
-    if kind == "llama":
+    if kind != "qwen3":
         return PreTrainedTokenizerFast(
             tokenizer_object=tokenizer,
             bos_token="<|begin_of_text|>",
@@ -80,10 +82,11 @@ def make_tiny_tokenizer(kind: Kind) -> PreTrainedTokenizerFast:
 def make_tiny_model(
     folder: Path, kind: Kind, *, seed: int = 0, hidden: int = 48, endless: bool = False
 ) -> Path:
-    """Write a Hugging Face folder (safetensors) with a tiny Llama or Qwen3 model; return it.
+    """Write a Hugging Face folder (safetensors) with a tiny model of a kind; return it.
 
     The weights are drawn wide, so that greedy choices aren't near ties and differ by ``seed``.
-    An ``endless`` model's answers never stop, and its context is vast.
+    A Mistral sees only the last tokens. An ``endless`` model's answers never stop, and its context
+    is vast.
     """
     tokenizer = make_tiny_tokenizer(kind)
     sizes = {
@@ -105,8 +108,10 @@ def make_tiny_model(
         torch.manual_seed(seed)
         if kind == "llama":
             model = LlamaForCausalLM(LlamaConfig(**sizes))
-        else:
+        elif kind == "qwen3":
             model = Qwen3ForCausalLM(Qwen3Config(**sizes))
+        else:
+            model = MistralForCausalLM(MistralConfig(**sizes, sliding_window=11))
     if endless:
         with torch.no_grad():
             model.get_input_embeddings().weight[tokenizer.eos_token_id] = 0.0

@@ -64,7 +64,7 @@ def test_rows_that_join_and_leave_at_any_step_disturb_nobody(bundle: Bundle):
     batch = Batch(bundle)
     while waiting or batch.rows:
         if waiting and (not batch.rows or draw.random() < 0.4):
-            batch.join([waiting.pop() for _ in range(min(len(waiting), draw.randint(1, 3)))])
+            batch.step([waiting.pop() for _ in range(min(len(waiting), draw.randint(1, 3)))])
         else:
             batch.step()
         if batch.rows and draw.random() < 0.1:
@@ -80,7 +80,7 @@ def test_rows_that_join_and_leave_at_any_step_disturb_nobody(bundle: Bundle):
 
 def run(bundle: Bundle, stop_ids: frozenset[int], row: Row) -> Row:
     batch = Batch(replace(bundle, stop_ids=stop_ids))
-    batch.join([row])
+    batch.step([row])
     while row.finish is None:
         batch.step()
     return row
@@ -104,7 +104,7 @@ def test_sampling_follows_its_seed_and_greedy_neighbours_are_undisturbed(bundle:
             Row(prompt, TOKENS),
         )
         batch = Batch(bundle)
-        batch.join([greedy, drawn])
+        batch.step([greedy, drawn])
         while batch.rows:
             batch.step()
             batch.sweep()
