@@ -6,13 +6,16 @@ SQLite, held between two thread-pool hops, could wait for threads that wait for 
 """
 
 import hashlib
+import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from typing import Annotated, cast
 
 from fastapi import Depends, Header, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
 from app.config import Settings
 from app.db import Database
@@ -67,18 +70,60 @@ SessionDep = Annotated[Session, Depends(open_session, scope="function")]
 ReaderDep = Annotated[Session, Depends(open_reader, scope="function")]
 
 
-def authenticate(
+class Callers:
+    """Whom each key named a moment ago, so that not every request asks the database.
+
+    A revoked or expired key is refused after KEPT_S at the latest; at once by the process that
+    revoked it.
+    """
+
+    KEPT_S = 1.0
+    MOST = 1000
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, tuple[float, Actor]] = {}
+
+    async def name(self, database: Database, secret: str) -> Actor:
+        """Name the caller that holds this secret, or raise Unauthorized."""
+        known, mark = self._known, hashlib.sha256(secret.encode()).digest()
+        now = time.monotonic()
+        if mark in known and now < known[mark][0]:
+            return known[mark][1]
+        actor = await run_in_threadpool(_identify, database, secret)
+        if len(known) >= self.MOST:
+            known.clear()
+        known[mark] = (now + self.KEPT_S, actor)
+        return actor
+
+    def forget(self) -> None:
+        """Ask the database anew about everybody, also what is being asked now."""
+        self._known = {}
+
+
+def _identify(database: Database, secret: str) -> Actor:
+    with database.reading() as session:
+        return keys.authenticate(session, secret)
+
+
+async def get_callers(request: Request) -> Callers:
+    """Return who was proven lately."""
+    return cast(Callers, request.app.state.callers)
+
+
+CallersDep = Annotated[Callers, Depends(get_callers)]
+
+
+async def authenticate(
     request: Request,
     database: DatabaseDep,
+    callers: CallersDep,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Actor:
     """Name the caller by its API key; every ``/v1`` route depends on it."""
     if credentials is None:
         raise Unauthorized
-    with database.reading() as session:
-        return keys.authenticate(
-            session, credentials.credentials, request_id=request.state.request_id
-        )
+    actor = await callers.name(database, credentials.credentials)
+    return replace(actor, request_id=request.state.request_id)
 
 
 def needs(scope: str) -> Callable[..., Awaitable[Actor]]:

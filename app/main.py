@@ -9,7 +9,7 @@ from fastapi import Depends, FastAPI
 from app import problems
 from app.config import Settings
 from app.db import Database
-from app.deps import authenticate
+from app.deps import Callers, authenticate
 from app.engine_pool import connect
 from app.middleware import PREFIX, AroundRequest, Metrics
 from app.routes import answers, audit, checkpoints, facts, feedback, health, keys, updates
@@ -39,6 +39,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings or Settings()
     app.state.metrics = Metrics()
+    app.state.callers = Callers()
     problems.install(app)
     app.add_middleware(AroundRequest, metrics=app.state.metrics)
     app.include_router(health.router)

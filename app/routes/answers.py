@@ -39,14 +39,13 @@ _PINNED = re.compile(r"v(0|[1-9][0-9]{0,8})")
 router = APIRouter(tags=["answers"], dependencies=[Depends(needs("qa"))])
 
 
-@router.post("/qa")
+@router.post("/qa", response_model=AnswerOut)
 async def answer_question(
     body: QuestionIn,
     database: DatabaseDep,
     engine: EngineDep,
     settings: SettingsDep,
-    response: Response,
-) -> AnswerOut:
+) -> Response:
     """Answer a question and say which version did, from its weights or from waiting facts."""
     started = time.perf_counter()
     _check_limit(settings, "max_tokens", body.max_tokens)
@@ -57,9 +56,10 @@ async def answer_question(
     chat = ask(body.question)
     bound, found = await answers.complete(engine, bound, chat, body.max_tokens)
     answer = found.text.strip()
-    facts = bound.facts or await run_in_threadpool(_support, database, bound, body.question, answer)
-    response.headers["X-Model-Version"] = str(bound.version)
-    return AnswerOut(
+    facts = bound.facts
+    if bound.version and not facts:  # the base model has learned nothing
+        facts = await run_in_threadpool(_support, database, bound, body.question, answer)
+    told = AnswerOut(
         id=new_id("answer"),
         answer=answer,
         version=bound.version,
@@ -68,6 +68,8 @@ async def answer_question(
         facts=[SupportOut.model_validate(fact) for fact in facts],
         latency_ms=round((time.perf_counter() - started) * 1000),
     )
+    headers = {"X-Model-Version": str(bound.version)}
+    return Response(told.model_dump_json(), headers=headers, media_type="application/json")
 
 
 @router.post(

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 
-from app.deps import OnceDep, ReaderDep, SessionDep, needs
+from app.deps import CallersDep, OnceDep, ReaderDep, SessionDep, after_commit, needs
 from app.schemas.common import ListOf, PageQuery
 from app.schemas.keys import KeyIn, KeyOut, NewKey
 from app.services import keys
@@ -33,6 +33,7 @@ def list_keys(query: Annotated[PageQuery, Query()], session: ReaderDep) -> ListO
 
 
 @router.delete("/keys/{key_id}")
-def revoke_key(key_id: str, session: SessionDep, actor: Admin) -> KeyOut:
-    """Revoke a key from now on."""
+def revoke_key(key_id: str, session: SessionDep, actor: Admin, callers: CallersDep) -> KeyOut:
+    """Revoke a key from now on; other API processes know it within a second."""
+    after_commit(session, callers.forget)
     return KeyOut.model_validate(keys.revoke(session, actor, key_id))

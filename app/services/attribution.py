@@ -1,6 +1,8 @@
 """Attribution: the learned facts whose statements support an answer from the weights."""
 
-from sqlalchemy import select
+from functools import cache
+
+from sqlalchemy import Integer, Select, String, bindparam, select
 from sqlalchemy.orm import Session
 
 from app.models import Checkpoint, Fact, UpdateFact
@@ -8,7 +10,7 @@ from app.services import relevance
 from app.services.activations import ancestry
 from app.services.answers import Support
 from app.services.relevance import Text
-from app.services.search import Term, matches
+from app.services.search import Term, is_postgres, matching, write_query
 
 MAX_FACTS = 3
 MAX_CANDIDATES = 50
@@ -31,19 +33,9 @@ def find(session: Session, question: str, answer: str, version: int) -> tuple[Su
     about = _telling(asked)
     if not said or not about:
         return ()
-    lineage = select(ancestry(Checkpoint.version == version).c.version)
-    candidates = session.execute(
-        select(Fact, Checkpoint.version)
-        .join(UpdateFact, UpdateFact.fact_id == Fact.id)
-        .join(Checkpoint, Checkpoint.update_id == UpdateFact.update_id)
-        .where(
-            matches(session, _terms(said[:MAX_SAID]), _terms(about[:MAX_ASKED])),
-            Fact.status.in_(("trained", "superseded")),
-            UpdateFact.proven.is_(True),
-            Checkpoint.version.in_(lineage),
-        )
-        .limit(MAX_CANDIDATES)
-    )
+    postgres = is_postgres(session)
+    words = write_query(postgres, _terms(said[:MAX_SAID]), _terms(about[:MAX_ASKED]))
+    candidates = session.execute(_query(postgres), {"words": words, "version": version})
     newest: dict[str, tuple[float, int, Fact]] = {}
     for fact, learned in candidates:
         score = _support(asked, said, relevance.read(fact.text))
@@ -53,6 +45,26 @@ def find(session: Session, question: str, answer: str, version: int) -> tuple[Su
     return tuple(
         Support(fact.id, fact.text, "learned" if fact.status == "trained" else fact.status, learned)
         for _, learned, fact in best[:MAX_FACTS]
+    )
+
+
+@cache
+def _query(postgres: bool) -> Select[Fact, int]:
+    """Build the query for `words` and `version`; kept, for that takes longer than running it."""
+    lineage = select(
+        ancestry(Checkpoint.version == bindparam("version", type_=Integer())).c.version
+    )
+    return (
+        select(Fact, Checkpoint.version)
+        .join(UpdateFact, UpdateFact.fact_id == Fact.id)
+        .join(Checkpoint, Checkpoint.update_id == UpdateFact.update_id)
+        .where(
+            matching(bindparam("words", type_=String()), postgres),
+            Fact.status.in_(("trained", "superseded")),
+            UpdateFact.proven.is_(True),
+            Checkpoint.version.in_(lineage),
+        )
+        .limit(MAX_CANDIDATES)
     )
 
 

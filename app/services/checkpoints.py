@@ -13,6 +13,12 @@ from app.services import activations, audit
 from app.services.audit import SYSTEM, Actor
 from app.services.pages import Page, fetch_page
 
+# Kept: every question runs it, and building it takes longer.
+_CURRENT = select(Checkpoint).where(
+    Checkpoint.version
+    == select(Activation.version).order_by(Activation.id.desc()).limit(1).scalar_subquery()
+)
+
 
 def register_base(session: Session, digest: str, parameters: int) -> Checkpoint:
     """Make the base model version 0 and current; a second call finds it again.
@@ -69,10 +75,7 @@ def resolve(session: Session, version: int | None) -> Checkpoint:
     """
     if version is not None:
         return _pinned(session, version)
-    last = select(Activation.version).order_by(Activation.id.desc()).limit(1)
-    checkpoint = session.scalar(
-        select(Checkpoint).where(Checkpoint.version == last.scalar_subquery())
-    )
+    checkpoint = session.scalar(_CURRENT)
     if checkpoint is None:
         raise Unavailable("No base model is registered yet.")
     return checkpoint

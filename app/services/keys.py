@@ -50,7 +50,7 @@ def create(
     return key, secret
 
 
-def authenticate(session: Session, secret: str, *, request_id: str | None = None) -> Actor:
+def authenticate(session: Session, secret: str) -> Actor:
     """Name the caller that holds this secret, or raise Unauthorized."""
     match = _SECRET.fullmatch(secret)
     key = session.get(Key, f"key_{match[1]}") if match else None
@@ -60,7 +60,7 @@ def authenticate(session: Session, secret: str, *, request_id: str | None = None
         raise Unauthorized("This API key has been revoked.")
     if key.expires_at and key.expires_at <= utc_now():
         raise Unauthorized("This API key has expired.")
-    return Actor(key.name, key.id, frozenset(key.scopes), request_id)
+    return Actor(key.name, key.id, frozenset(key.scopes))
 
 
 def list_keys(session: Session, page: Page) -> tuple[Sequence[Key], bool]:

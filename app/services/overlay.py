@@ -40,7 +40,9 @@ def find(session: Session, question: str, limit: int) -> list[Fact]:
     Waiting are pending, training, failed and held ones, within their validity dates.
     """
     asked = relevance.read(question)
-    candidates = session.scalars(select(Fact).where(Fact.id.in_(_propose(session, asked))))
+    if not (proposed := _propose(session, asked)):
+        return []
+    candidates = session.scalars(select(Fact).where(Fact.id.in_(proposed)))
     scored = [(relevance.score(asked, relevance.read(fact.text)), fact) for fact in candidates]
     scored.sort(key=lambda pair: (pair[0], pair[1].id), reverse=True)
     best = max((score for score, _ in scored), default=0.0)

@@ -53,21 +53,16 @@ class Term(NamedTuple):
     begins: bool = False
 
 
-def matches(
-    session: Session, every: Sequence[Term], either: Sequence[Term] = ()
-) -> ColumnElement[bool]:
-    """Build the condition that a fact has every one of these words, and one of those if given."""
-    postgres = is_postgres(session)
-    return matching(write_query(postgres, every, either), postgres)
-
-
 def is_postgres(session: Session) -> bool:
     """Say which of the two full-text indexes this database has."""
     return session.get_bind().dialect.name == "postgresql"
 
 
 def write_query(postgres: bool, every: Sequence[Term], either: Sequence[Term] = ()) -> str:
-    """Write words in the index's language; of letters and digits only, so quoting is enough."""
+    """Write in the index's language: every one of these words, and one of those if given.
+
+    They are of letters and digits only, so quoting is enough.
+    """
     word, begins, both, one = ("'{}'", ":*", " & ", " | ") if postgres else _FTS5
     parts = [word.format(term.text) + begins * term.begins for term in every]
     if either:
@@ -76,7 +71,7 @@ def write_query(postgres: bool, every: Sequence[Term], either: Sequence[Term] = 
     return both.join(parts)
 
 
-def matching(query: str | BindParameter[str], postgres: bool) -> ColumnElement[bool]:
+def matching(query: BindParameter[str], postgres: bool) -> ColumnElement[bool]:
     """Build the condition that a fact fits a written query."""
     if postgres:
         wanted = func.to_tsquery(literal_column("'simple'"), query)

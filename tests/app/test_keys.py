@@ -2,10 +2,12 @@ import hashlib
 from collections.abc import Callable
 from datetime import timedelta
 
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
 from app.db import Database, utc_now
+from app.main import create_app
 from app.models import Key
 
 
@@ -66,11 +68,25 @@ def test_only_the_whole_right_secret_opens(
 def test_an_expired_key_opens_nothing(
     anonymous: TestClient, database: Database, make_secret: Callable[..., str]
 ) -> None:
-    headers = {"Authorization": f"Bearer {make_secret('facts:read')}"}
     for age, status in ((-60, 200), (1, 401)):
+        headers = {"Authorization": f"Bearer {make_secret('facts:read')}"}
         with database.transaction() as session:
-            session.scalars(select(Key)).one().expires_at = utc_now() - timedelta(seconds=age)
+            key = session.scalars(select(Key).order_by(Key.id.desc())).first()
+            assert key is not None
+            key.expires_at = utc_now() - timedelta(seconds=age)
         assert anonymous.get("/v1/facts", headers=headers).status_code == status
+
+
+def test_a_revoked_key_is_soon_refused_by_other_processes(app: FastAPI, client: TestClient) -> None:
+    key = client.post("/v1/keys", json={"name": "bot", "scopes": ["facts:read"]}).json()
+    theirs = {"Authorization": f"Bearer {key['secret']}"}
+    with TestClient(create_app(app.state.settings)) as other:
+        assert other.get("/v1/facts", headers=theirs).status_code == 200
+        assert client.delete(f"/v1/keys/{key['id']}").status_code == 200
+        assert client.get("/v1/facts", headers=theirs).status_code == 401
+        while other.get("/v1/facts", headers=theirs).status_code == 200:
+            pass  # for a second at most; were it for good, this would time out
+        assert other.get("/v1/facts", headers=theirs).status_code == 401
 
 
 def test_bad_keys_are_refused_by_field(client: TestClient) -> None:
