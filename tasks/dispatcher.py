@@ -15,7 +15,7 @@ from app.crash import crash_point
 from app.db import Database
 from app.lm.disposal import discard, list_digests
 from app.models import Update
-from app.services import disposal, health, idempotency, rebuilds, runs, updates
+from app.services import disposal, health, idempotency, rebuilds, runs, updates, vllm
 from tasks.supervisor import Supervisor
 
 LOOKS_PER_CLEARING = 60
@@ -112,7 +112,8 @@ class Dispatcher:
         if (opened := self._open_rebuild(session)) is not None:
             return opened
         due = updates.is_due(session, facts=settings.batch_facts, wait_s=settings.batch_wait_s)
-        return updates.open_oldest(session, settings.batch_cap) if due else None
+        recipe = vllm.fit_recipe(settings)
+        return updates.open_oldest(session, settings.batch_cap, recipe) if due else None
 
     def _open_rebuild(self, session: Session) -> Update | None:
         state = rebuilds.read_state(session)
@@ -122,7 +123,8 @@ class Dispatcher:
         if found is None:
             self._settled = state
             return None
-        return rebuilds.open_planned(session, found, self._settings.batch_wait_s)
+        wait_s, recipe = self._settings.batch_wait_s, vllm.fit_recipe(self._settings)
+        return rebuilds.open_planned(session, found, wait_s, recipe)
 
     def _help_out(self, queued: str | None) -> None:
         """Run an update that has waited in vain: its message is lost, or the broker is down."""

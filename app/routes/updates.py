@@ -55,15 +55,16 @@ def open_update(
         raise Invalid("A rebuild chooses its facts itself.", pointer="/fact_ids")
 
     def work() -> tuple[int, UpdateOut]:
-        vllm.check_recipe(settings, updates.choose_recipe(session, body.recipe))
+        recipe = vllm.fit_recipe(settings, body.recipe)
+        vllm.check_recipe(settings, updates.choose_recipe(session, recipe))
         if body.kind == "rebuild":
-            update, created = rebuilds.open_now(session, actor, body.recipe, body.activation), True
+            update, created = rebuilds.open_now(session, actor, recipe, body.activation), True
         else:
             update, created = updates.open_update(
                 session,
                 actor,
                 fact_ids=body.fact_ids,
-                recipe=body.recipe,
+                recipe=recipe,
                 activation=body.activation,
                 cap=settings.batch_cap,
             )

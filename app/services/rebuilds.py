@@ -108,11 +108,13 @@ def plan_due(session: Session) -> Plan | None:
     return None if last is not None and last >= found.newest else found
 
 
-def open_planned(session: Session, found: Plan, wait_s: float) -> Update | None:
+def open_planned(
+    session: Session, found: Plan, wait_s: float, recipe: Recipe | None = None
+) -> Update | None:
     """Open the rebuild once something has waited for `wait_s`; None where another one is live."""
     if found.oldest > utc_now() - timedelta(seconds=wait_s):
         return None
-    return _open(session, SYSTEM, found, None, "auto")
+    return _open(session, SYSTEM, found, recipe, "auto")
 
 
 def open_now(

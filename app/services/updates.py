@@ -65,10 +65,10 @@ def is_due(session: Session, *, facts: int, wait_s: float) -> bool:
     return len(since) >= facts or any(at <= due for at in since)
 
 
-def open_oldest(session: Session, cap: int) -> Update | None:
+def open_oldest(session: Session, cap: int, recipe: Recipe | None = None) -> Update | None:
     """Open an update of what is pending; None where another was first, or there is no base."""
     try:
-        opened, created = open_update(session, SYSTEM, cap=cap)
+        opened, created = open_update(session, SYSTEM, recipe=recipe, cap=cap)
     except (Conflict, Unavailable):
         return None
     return opened if created else None

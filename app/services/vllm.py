@@ -10,7 +10,19 @@ from sqlalchemy.orm import Session
 from app.config import Settings
 from app.errors import Invalid, Unavailable
 from app.models import Checkpoint
-from app.recipe import Recipe
+from app.recipe import SMALL_MODEL_PARAMETERS, Recipe, default_recipe
+
+
+def fit_recipe(settings: Settings, wish: Recipe | None = None) -> Recipe | None:
+    """Where vLLM is the engine, wish for an adapter that it can serve in all that isn't wished."""
+    if settings.engine_kind != "vllm":
+        return wish
+    usual = default_recipe(SMALL_MODEL_PARAMETERS)  # what trains adapters, whatever the model
+    fitting = usual.model_dump(exclude_unset=True)
+    if usual.lora_rank > (most := settings.vllm_max_lora_rank):
+        alpha = max(1, usual.lora_alpha * most // usual.lora_rank)
+        fitting |= {"lora_rank": most, "lora_alpha": alpha}
+    return Recipe(**fitting | (wish.model_dump(exclude_unset=True) if wish else {}))
 
 
 def check_recipe(settings: Settings, recipe: Recipe) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from app.models import Fact
 from app.prompts import ask
 from app.services import activations, checkpoints
 from app.services.audit import SYSTEM
+from tasks.dispatcher import Dispatcher, Slot
+from tasks.supervisor import Supervisor
 from tests.answers.conftest import add_version, on_sqlite
 from tests.answers.engine_contract import check_all
 from tests.answers.standin import Server
@@ -97,7 +100,7 @@ def client(database_url, database, tmp_path, objects, engine, make_secret) -> It
         _env_file=None,
     )
     with database.transaction() as session:
-        checkpoints.register_base(session, ROOT, 10**9)
+        checkpoints.register_base(session, ROOT, 10**6)
         add_version(session, 1, 0, digest=ADAPTER)
     with TestClient(create_app(settings)) as client:
         client.headers["Authorization"] = f"Bearer {make_secret('admin')}"
@@ -116,11 +119,24 @@ def test_recipes_that_it_cant_serve(client):
     for recipe, pointer in (
         ({"method": "full"}, "/recipe/method"),
         ({"lora_rank": 9}, "/recipe/lora_rank"),
-        (None, "/recipe/lora_rank"),  # the default, 16, is too much here
     ):
         assert pointers(client.post("/v1/updates", json={"recipe": recipe})) == [pointer]
     assert client.get(f"/v1/facts/{fact}").json()["status"] == "pending"
-    assert client.post("/v1/updates", json={"recipe": {"lora_rank": 8}}).status_code == 202
+    opened = client.post("/v1/updates", json={"recipe": {"epochs": 3}})
+    assert opened.status_code == 202
+    recipe = opened.json()["recipe"]  # what isn't wished is what vLLM can serve
+    assert (recipe["method"], recipe["lora_rank"], recipe["epochs"]) == ("lora", 8, 3)
+
+
+@on_sqlite
+@pytest.mark.parametrize("engine", [""], indirect=True)
+def test_updates_that_open_by_themselves_train_what_it_can_serve(client, database):
+    settings = client.app.state.settings.model_copy(update={"batch_wait_s": 0})
+    slot = Slot(Supervisor(database, settings, "here", threading.Event()))
+    client.post("/v1/facts", json={"text": "A."})
+    Dispatcher(database, settings, "here", slot).tick()
+    (update,) = client.get("/v1/updates").json()["data"]
+    assert (update["recipe"]["method"], update["recipe"]["lora_rank"]) == ("lora", 8)
 
 
 @on_sqlite
