@@ -1,4 +1,4 @@
-"""An engine and API processes over a folder of their own, for benchmarks; no worker."""
+"""An engine and API processes over a folder of their own, for benchmarks; a worker on demand."""
 
 import json
 import os
@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from app.cli.prepare import prepare
-from app.cli.processes import api_program, engine_program, environment
+from app.cli.processes import api_program, engine_program, environment, worker_program
 from app.cli.supervisor import Child, stop_all
 from app.config import Settings
 from app.db import Database
@@ -24,7 +24,7 @@ from app.lm import store
 from app.models import Checkpoint
 from tasks.bench.main_job import free_port
 
-NOISE = 0.3  # of each matrix's spread: enough that every version answers in its own words
+NOISE = 1.0  # of each matrix's spread: every version says something else, if no sense
 START_S = 120.0
 
 
@@ -38,10 +38,36 @@ class Deployment:
     apis: list[Child]
     urls: list[str]
     key: str
+    _changes: int = 0
 
     def headers(self) -> dict[str, str]:
         """Return what authorises a request."""
         return {"Authorization": f"Bearer {self.key}"}
+
+    async def activate(self, version: int) -> None:
+        """Make a version current."""
+        await self._change(f"checkpoints/{version}/activate")
+
+    async def roll_back(self) -> None:
+        """Go back to the version before."""
+        await self._change("rollback")
+
+    async def _change(self, path: str) -> None:
+        self._changes += 1
+        url = self.urls[self._changes % len(self.urls)]
+        async with httpx.AsyncClient(headers=self.headers(), timeout=60) as http:
+            answer = await http.post(f"{url}/v1/{path}", json={"reason": "bench"})
+        answer.raise_for_status()
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Run a worker meanwhile."""
+        folder = self.settings.data_dir / "logs"
+        worker = Child(worker_program(self.settings), folder, environment(self.settings))
+        try:
+            yield
+        finally:
+            stop_all([worker])
 
     def kill_engine(self) -> None:
         """Kill the engine's process as hard as can be."""

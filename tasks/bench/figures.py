@@ -3,8 +3,10 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import app
+from app.cli.demo import FACTS as EXAMPLES
 
 REFERENCE = Path(app.__file__).parent / "lm" / "starter" / "reference.jsonl"
 
@@ -17,7 +19,13 @@ class Sizes:
     swaps: int
     facts: int
     samples: int
+    adapters: int
     threads: int
+    epochs: int | None  # of the update; None: the recipe's default
+
+
+FULL = Sizes(10_000, 100, 200, 400, 16, 2, None)
+QUICK = Sizes(200, 10, 20, 64, 4, 2, 1)
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,11 @@ class Figure:
 def reference() -> list[dict[str, str]]:
     """Read the starter's reference set: statements with a question about each."""
     return [json.loads(line) for line in REFERENCE.read_text().splitlines()]
+
+
+def examples() -> list[dict[str, Any]]:
+    """Read the example facts, as `POST /v1/facts` takes them."""
+    return [json.loads(line) for line in EXAMPLES.read_text().splitlines()]
 
 
 def questions(count: int) -> list[str]:

@@ -22,6 +22,7 @@ class Reply:
     retry_after: str | None
 
 
+MAX_TOKENS = 24
 Send = Callable[[httpx.AsyncClient, int, str], Awaitable[httpx.Response]]
 
 
@@ -55,7 +56,7 @@ def qa(urls: Sequence[str], **more: object) -> Send:
     """Ask the API's processes in turn."""
 
     async def send(http: httpx.AsyncClient, number: int, question: str) -> httpx.Response:
-        body = {"question": question, "max_tokens": 24, **more}
+        body = {"question": question, "max_tokens": MAX_TOKENS, **more}
         return await http.post(f"{urls[number % len(urls)]}/v1/qa", json=body)
 
     return send
@@ -67,7 +68,7 @@ def chat(url: str, digest: str) -> Send:
     async def send(http: httpx.AsyncClient, number: int, question: str) -> httpx.Response:
         del number
         messages = [{"role": "user", "content": question}]
-        body = {"model": digest, "messages": messages, "max_tokens": 24, "temperature": 0.0}
+        body = {"model": digest, "messages": messages, "max_tokens": MAX_TOKENS, "temperature": 0.0}
         return await http.post(f"{url}/v1/chat/completions", json=body)
 
     return send

@@ -18,7 +18,9 @@ import torch
 
 from tasks.bench import measures
 from tasks.bench.deployment import deployed
-from tasks.bench.figures import Figure, Sizes
+from tasks.bench.figures import FULL, QUICK, Figure, Sizes
+from tasks.bench.memory import memory
+from tasks.bench.swaps import swaps
 
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 BEGIN, END = "<!-- serving: written by make bench-serving -->", "<!-- serving: end -->"
@@ -30,9 +32,10 @@ async def measure(folder: Path, sizes: Sizes) -> list[Figure]:
     with deployed(folder, versions=4, apis=2, threads=sizes.threads) as running:
         for work in (
             measures.throughput,
-            measures.swaps,
+            swaps,
             measures.overlay,
             measures.overhead,
+            memory,
             measures.killed,
         ):
             started = time.monotonic()
@@ -76,19 +79,14 @@ def write_page(text: str) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Measure as the command line says; status 1 when a goal is missed."""
     parser = argparse.ArgumentParser(prog="python -m tasks.bench.serving", description=__doc__)
-    parser.add_argument("--requests", type=int, default=10_000, help="during the swaps")
-    parser.add_argument("--swaps", type=int, default=100, help="activations and rollbacks")
-    parser.add_argument("--facts", type=int, default=200, help="waiting facts")
-    parser.add_argument("--samples", type=int, default=400, help="questions of the other measures")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads of the engine")
-    parser.add_argument("--dry", action="store_true", help="don't write docs/performance.md")
+    parser.add_argument("--quick", action="store_true", help="a little of each, nothing written")
     given = parser.parse_args(arguments)
-    sizes = Sizes(given.requests, given.swaps, given.facts, given.samples, given.threads)
-    torch.set_num_threads(given.threads)
+    sizes = QUICK if given.quick else FULL
+    torch.set_num_threads(sizes.threads)
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="almanac-bench-") as folder:
         figures = asyncio.run(measure(Path(folder), sizes))
-    if not given.dry:
+    if not given.quick:
         write_page(section(figures, sizes, load))
     return int(any(figure.met is False for figure in figures))
 
