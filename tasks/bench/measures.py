@@ -20,6 +20,7 @@ from tasks.bench.load import MAX_TOKENS, Reply, ask_all, chat, median_ms, qa
 CLIENTS = 32
 FEW = 4
 ROUNDS = 5
+PATIENCE_S = 300.0
 
 
 async def throughput(running: Deployment, sizes: Sizes) -> list[Figure]:
@@ -160,14 +161,14 @@ async def killed(running: Deployment, sizes: Sizes) -> list[Figure]:
 
     async def clients() -> None:
         while not at or not any(r.status == 200 and r.began > at for r in replies):
-            replies.extend(await ask_all(send, asked[:CLIENTS], FEW, running.headers()))
+            replies.extend(await ask_all(send, asked[: 2 * FEW], FEW, running.headers()))
             await asyncio.sleep(0.05)
 
     task = asyncio.create_task(clients())
     await asyncio.sleep(2)
     running.kill_engine()
     at = time.perf_counter()
-    await asyncio.wait_for(task, 60)
+    await asyncio.wait_for(task, PATIENCE_S)
     back = min(r.began + r.seconds for r in replies if r.status == 200 and r.began > at) - at
     lost = [reply for reply in replies if reply.status != 200]
     honest = sum(reply.status == 503 and bool(reply.retry_after) for reply in lost)
