@@ -22,10 +22,12 @@ from app.config import Settings
 from app.db import Database
 from app.lm import store
 from app.models import Checkpoint
+from tasks.bench.figures import REFERENCE
 from tasks.bench.main_job import free_port
 
 NOISE = 1.0  # of each matrix's spread: every version says something else, if no sense
 START_S = 120.0
+EXAMS = 60  # reference questions of an update: so few that it ends in time
 
 
 @dataclass
@@ -95,9 +97,12 @@ def deployed(folder: Path, versions: int, apis: int, threads: int) -> Iterator[D
         engine_port=engine_port,
         engine_url=f"http://127.0.0.1:{engine_port}",
         engine_threads=threads,
-        engine_timeout_s=20,
+        engine_timeout_s=60,
+        reference_file=folder / "reference.jsonl",
         _env_file=None,
     )
+    rows = REFERENCE.read_text().splitlines(keepends=True)
+    (folder / "reference.jsonl").write_text("".join(rows[:EXAMS]))
     prepare(settings)
     digests = add_versions(settings, versions)
     programs = [settings.model_copy(update={"port": free_port()}) for _ in range(apis)]

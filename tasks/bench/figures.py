@@ -21,10 +21,10 @@ class Sizes:
     samples: int
     adapters: int
     threads: int
-    epochs: int | None  # of the update; None: the recipe's default
+    epochs: int  # of the update, which has to end while the questions last
 
 
-FULL = Sizes(10_000, 100, 200, 400, 16, 2, None)
+FULL = Sizes(10_000, 100, 200, 400, 16, 2, 10)
 QUICK = Sizes(200, 10, 20, 64, 4, 2, 1)
 
 

@@ -62,13 +62,13 @@ def qa(urls: Sequence[str], **more: object) -> Send:
     return send
 
 
-def chat(url: str, digest: str) -> Send:
+def chat(url: str, digest: str, max_tokens: int = MAX_TOKENS) -> Send:
     """Ask the engine itself, as the API would."""
 
     async def send(http: httpx.AsyncClient, number: int, question: str) -> httpx.Response:
         del number
         messages = [{"role": "user", "content": question}]
-        body = {"model": digest, "messages": messages, "max_tokens": MAX_TOKENS, "temperature": 0.0}
+        body = {"model": digest, "messages": messages, "max_tokens": max_tokens, "temperature": 0.0}
         return await http.post(f"{url}/v1/chat/completions", json=body)
 
     return send

@@ -13,6 +13,7 @@ from tasks.bench.load import Reply, ask_all, chat, meanwhile, qa, quantile
 
 CLIENTS = 8
 QUESTIONS = 40
+SHORT = 12  # tokens: enough to tell the versions apart
 PATIENCE_S = 900.0
 
 
@@ -33,7 +34,7 @@ class Watch:
     async def ask(self, count: int) -> list[Reply]:
         """Ask so many questions of current, of both API processes in turn."""
         many = [self.asked[number % len(self.asked)] for number in range(count)]
-        send = qa(self.running.urls, overlay=False)
+        send = qa(self.running.urls, overlay=False, max_tokens=SHORT)
         return await ask_all(send, many, CLIENTS, self.running.headers())
 
     def disagrees(self, reply: Reply) -> bool:
@@ -67,7 +68,6 @@ async def swaps(running: Deployment, sizes: Sizes) -> list[Figure]:
     done = watch.swaps
     rate = len(swapped) / seconds
     trained, status, slowed = await _while_training(watch, sizes, pace, len(swapped))
-    after = running.memory_mb()
     replies = [*swapped, *trained]
     failed = sum(reply.status >= 500 for reply in replies)
     wrong = sum(watch.disagrees(reply) for reply in replies)
@@ -75,16 +75,8 @@ async def swaps(running: Deployment, sizes: Sizes) -> list[Figure]:
     quiet, busy, hard = (
         quantile([reply.seconds for reply in part], 0.99) for part in (calm, swapped, trained)
     )
-    grown = ", ".join(f"{name} {before[name]:.0f} -> {after[name]:.0f} MiB" for name in before)
-    flat = all(after[name] <= 1.1 * before[name] + 10 for name in before)
-    apart, enough = len(watch.asked), len(watch.asked) >= QUESTIONS // 2
     return [
-        Figure(
-            f"questions that tell the {len(watch.known)} versions apart, the only ones asked",
-            f"{apart} of {QUESTIONS}",
-            f">= {QUESTIONS // 2}",
-            enough,
-        ),
+        _apart(watch),
         Figure(
             "answers; activations and rollbacks meanwhile",
             f"{len(replies)}; {watch.swaps}; {len(served)} versions answered",
@@ -103,12 +95,25 @@ async def swaps(running: Deployment, sizes: Sizes) -> list[Figure]:
             "succeeded; reported",
             status == "succeeded",
         ),
-        Figure("memory before / after these answers", grown, "flat", flat),
+        _memory(before, running.memory_mb()),
     ]
 
 
+def _apart(watch: Watch) -> Figure:
+    name = f"questions that tell the {len(watch.known)} versions apart, the only ones asked"
+    count, least = len(watch.asked), QUESTIONS // 2
+    return Figure(name, f"{count} of {QUESTIONS}", f">= {least}", count >= least)
+
+
+def _memory(before: dict[str, float], after: dict[str, float]) -> Figure:
+    grown = ", ".join(f"{name} {before[name]:.0f} -> {after[name]:.0f} MiB" for name in before)
+    flat = all(after[name] <= 1.1 * before[name] + 10 for name in before)
+    return Figure("memory before / after these answers", grown, "flat", flat)
+
+
 async def _texts(running: Deployment, digest: str) -> dict[str, str]:
-    replies = await ask_all(chat(running.settings.engine_url, digest), questions(QUESTIONS), 1)
+    send = chat(running.settings.engine_url, digest, SHORT)
+    replies = await ask_all(send, questions(QUESTIONS), 1)
     return {
         reply.question: reply.body["choices"][0]["message"]["content"].strip() for reply in replies
     }
@@ -161,7 +166,7 @@ async def _start_update(http: httpx.AsyncClient, url: str, sizes: Sizes) -> str:
     """Post the example facts and open an update that is never activated; return its address."""
     facts = await http.post(f"{url}/v1/facts/batch", json={"facts": examples()})
     ids = [item["fact"]["id"] for item in facts.raise_for_status().json()["data"]]
-    recipe = {"epochs": sizes.epochs} if sizes.epochs else {}
+    recipe = {"epochs": sizes.epochs}
     body = {"fact_ids": ids, "activation": "never", "recipe": recipe}
     opened = (await http.post(f"{url}/v1/updates", json=body)).raise_for_status().json()
     return f"{url}/v1/updates/{opened['id']}"
