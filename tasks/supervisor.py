@@ -38,6 +38,7 @@ REFERENCE = Path(app.__file__).parent / "lm" / "starter" / "reference.jsonl"
 LOOK_S = 0.2  # how often the trainer is looked at
 PAUSE_S = 30.0  # after trouble that isn't the trainer's: a full disk is no reason to spin
 SPACE = 3  # times the parent: the candidate, as much again in the making, and room to serve
+LEAST_FREE = 16 * 2**20  # bytes; with less the disk is full
 PUBLISH_TRIES = 60  # a second apart: a database that restarts costs no training
 log = logging.getLogger(__name__)
 
@@ -96,6 +97,7 @@ class Supervisor:
         except Stopped:
             self._end(runs.release, run, "worker_stopped")
         except Exception as error:
+            shutil.rmtree(folder, ignore_errors=True)  # it may be what fills the disk
             lease.renew()
             if lease.is_lost():  # then its folder may be gone, which explains any error
                 raise Fenced from error
@@ -154,7 +156,12 @@ class Supervisor:
                     raise TrainerFailed("stalled", "It told nothing for too long.")
             if last := trainer.read_event() or news:
                 self._report(run, last)
-            return trainer.read_result()
+            try:
+                return trainer.read_result()
+            except TrainerFailed:
+                # On a full disk the trainer's last words find no room either.
+                store.need_space(self.settings.store, LEAST_FREE)
+                raise
 
     def _report(self, run: Run, news: JsonObject) -> None:
         try:

@@ -1,11 +1,14 @@
-"""What tests plant at the crash points of a process: the signal that they armed, once.
+"""What tests plant at the crash points of a process: the deed that they armed, once.
 
-``armed`` lies in the store and holds a point's name and a signal's; whoever strikes renames it.
+``armed`` lies in the store and holds a point's name and a deed: a signal's name, or ``fill``, which
+fills the store's disk with the file ``ballast``. Whoever strikes renames it.
 """
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from app import crash
 
@@ -16,23 +19,32 @@ def plant(store: Path) -> None:
     def strike(name: str) -> None:
         armed = store / "armed"
         try:
-            point, number = armed.read_text().split()
+            point, deed = armed.read_text().split()
             if point != name:
                 return
             armed.rename(store / "struck")
         except (FileNotFoundError, ValueError):
             return
-        os.kill(os.getpid(), signal.Signals[number])
+        if deed == "fill":
+            fill(store)
+        else:
+            os.kill(os.getpid(), signal.Signals[deed])
 
     crash.planted = strike
 
 
-def arm(store: Path, point: str, number: signal.Signals) -> Path:
+def fill(store: Path) -> None:
+    with (store / "ballast").open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(2**16))
+
+
+def arm(store: Path, point: str, deed: signal.Signals | Literal["fill"]) -> Path:
     """Arm a point; return the file that appears when it has struck."""
     store.mkdir(parents=True, exist_ok=True)
     struck = store / "struck"
     struck.unlink(missing_ok=True)
     staged = store / "arming"
-    staged.write_text(f"{point} {number.name}")
+    staged.write_text(f"{point} {deed if deed == 'fill' else deed.name}")
     staged.rename(store / "armed")
     return struck
