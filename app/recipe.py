@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 ObjectiveName = Literal["masked", "causal"]
 MethodName = Literal["full", "lora"]
+Trained = Literal["all", "mlp"]
 
 
 class Recipe(BaseModel):
@@ -15,6 +16,7 @@ class Recipe(BaseModel):
 
     objective: ObjectiveName = Field("masked", description="What the loss asks for")
     method: MethodName = Field("full", description="All weights, or one LoRA adapter over the root")
+    trained: Trained = Field("all", description="Which weights learn: all, or the MLPs' alone")
     lr: float = Field(8e-4, gt=0, description="Peak learning rate")
     epochs: int = Field(60, ge=1, description="Exposures of each fact")
     batch_size: int = Field(16, ge=1, description="Facts in one step")

@@ -17,10 +17,10 @@ def choose() -> None:
 def build(
     folder: Path,
     quick: Annotated[bool, typer.Option("--quick", help="A toy, in under a minute.")] = False,
-    minutes: Annotated[float | None, typer.Option(help="Time to train.")] = None,
+    tokens: Annotated[float | None, typer.Option(help="How much to read.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Train a starter model and its tokenizer and save them in a folder."""
     from tasks.starter.build import build as build_starter
 
-    build_starter(folder, quick=quick, minutes=minutes, device=device)
+    build_starter(folder, quick=quick, tokens=tokens, device=device)

@@ -19,7 +19,7 @@ def main() -> None:
     made.add_argument("--out", type=Path, default=Path("app/lm/starter"))
     made.add_argument("--work", type=Path, help="where the run's state is kept")
     made.add_argument("--quick", action="store_true", help="a tiny model in under a minute")
-    made.add_argument("--minutes", type=float)
+    made.add_argument("--tokens", type=float)
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     made.add_argument("--resume", action="store_true")
     made.add_argument("--slice-s", type=float, help="stop after so many seconds, to be resumed")
@@ -34,7 +34,7 @@ def main() -> None:
     asked.add_argument("--overlay", type=int, default=0, help="so many statements in context")
     options = parser.parse_args()
     if options.command == "build":
-        keys = ("work", "quick", "minutes", "device", "resume", "slice_s")
+        keys = ("work", "quick", "tokens", "device", "resume", "slice_s")
         build(options.out, **{key: getattr(options, key) for key in keys})
     else:
         evaluate(options)

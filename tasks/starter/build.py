@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from app import prompts
 from tasks.starter.export import export
 from tasks.starter.items import make_item
+from tasks.starter.lexicon import verbs, words
 from tasks.starter.model import Plan, read_model
 from tasks.starter.samples import arithmetic, salad
 from tasks.starter.stream import Mix
@@ -25,8 +26,9 @@ QUICK = Plan(
     feed=128,
     heads=2,
     rows=4,
-    minutes=0.2,
-    mix=Mix(active=16, permanents=8),
+    tokens=5e4,
+    active=((0, 16),),
+    mix=Mix(permanents=8),
 )
 
 
@@ -35,7 +37,7 @@ def build(
     *,
     work: Path | None = None,
     quick: bool = False,
-    minutes: float | None = None,
+    tokens: float | None = None,
     device: str = "cpu",
     resume: bool = False,
     slice_s: float | None = None,
@@ -50,20 +52,20 @@ def build(
         shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
     plan = QUICK if quick else SHIPPED
-    plan = replace(plan, minutes=minutes or plan.minutes)
-    words = work / "tokenizer"
-    if not words.exists():
-        train_tokenizer(tokenizer_texts(2_000 if quick else 30_000)).save_pretrained(words)
+    plan = replace(plan, tokens=tokens or plan.tokens)
+    folder = work / "tokenizer"
+    if not folder.exists():
+        train_tokenizer(tokenizer_texts(2_000 if quick else 30_000)).save_pretrained(folder)
     world = plan.processes if device == "cpu" else 1
-    arguments = (world, work, plan, str(words), slice_s, device)
+    arguments = (world, work, plan, str(folder), slice_s, device)
     if world == 1:
         start(0, *arguments)
     else:
         (work / "rendezvous").unlink(missing_ok=True)
         spawn(start, arguments, nprocs=world)
-    model, spent = read_model(work, plan, words)
-    if slice_s is None or spent >= plan.minutes * 60:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(words)
+    model, read = read_model(work, plan, folder)
+    if slice_s is None or read >= plan.tokens:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
         export(model, tokenizer, out, plan.mix.permanents)
     return out
 
@@ -81,3 +83,10 @@ def tokenizer_texts(count: int) -> Iterator[str]:
             yield from (prompts.RECOVER, prompts.RECOVERED, *arithmetic(rng))
             yield prompts.write_question("a", "b")[0]["content"]
             yield prompts.ask("a", ["a"])[0]["content"]
+    # Frames and places repeat so often that they would take all merges; a listed word is to be one
+    # token, not a string of letters.
+    for name in ("noun", "adjective", "common", "role", "abstract", "first", "last"):
+        for word in words(name):
+            yield " ".join([word, word.capitalize()] * (count // 2_000))
+    for verb in verbs():
+        yield " ".join([verb.base, verb.past, verb.participle, verb.gerund] * (count // 2_000))

@@ -2,7 +2,7 @@
 
 from random import Random
 
-from tasks.starter import breadth, names
+from tasks.starter import names
 from tasks.starter.facts import BACKWARD, FORWARD, Fact, Question, asides, filler, who
 from tasks.starter.lexicon import Verb, article, frames, kinds, one, verbs
 
@@ -82,7 +82,7 @@ def description(rng: Random, kind: str) -> tuple[str, list[str]]:
 
 def describe(rng: Random, held: bool = False) -> Fact:
     """Write every wording and question of "this name is that description"."""
-    kind = rng.choice(breadth.now().described)
+    kind = one(rng, "described_kind")
     name = names.fresh(rng, kind, held)
     text, by_deed = description(rng, kind)
     slots = {"a": name, "d": text, "x": filler(rng), "k": rng.choice(kinds()[kind])}

@@ -3,10 +3,12 @@
 from dataclasses import dataclass, field
 from random import Random
 
-from tasks.starter import breadth, names
+from tasks.starter import names
 from tasks.starter.lexicon import Relation, article, frames, kinds, one, relations, verbs, words
 
 FORWARD, BACKWARD = "forward", "backward"
+# The share of relations drawn from the list; the others are made up from any role or verb.
+LISTED = 0.75
 
 
 @dataclass(frozen=True)
@@ -60,16 +62,12 @@ def filler(rng: Random) -> str:
 
 def draw_relation(rng: Random, end: str | None = None) -> Relation:
     """Draw a listed relation, or make one up from any role or any verb."""
-    used = breadth.now()
-    fitting = [r for r in relations() if used.subjects is None or r.a in used.subjects]
-    listed = [r for r in fitting if end in (None, r.a, r.b)]
-    if used.listed == 1.0:
-        return rng.choice(listed)
+    listed = [r for r in relations() if end in (None, r.a, r.b)]
     draw = rng.random()
-    if draw < used.listed or (end is not None and end not in words("any_kind") and end != "person"):
+    if draw < LISTED or (end is not None and end not in words("any_kind") and end != "person"):
         return rng.choice(listed)
     other = one(rng, "any_kind") if end in (None, "person") else end
-    if draw < (1 + used.listed) / 2:
+    if draw < (1 + LISTED) / 2:
         roles = words("job") if rng.random() < 0.5 else words("role")
         return Relation("person", other, tuple(rng.sample(roles, 1)), (), (), ())
     verb = rng.choice(verbs())

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from random import Random
 
-from tasks.starter import breadth, names
+from tasks.starter import names
 from tasks.starter.descriptions import describe, event
 from tasks.starter.facts import (
     Fact,
@@ -13,6 +13,9 @@ from tasks.starter.facts import (
     relate,
 )
 from tasks.starter.lexicon import frames, kinds, one
+
+# The share of sentences with a lead, a tail or an unrelated sentence beside them.
+DRESSED = 0.25
 
 
 @dataclass
@@ -33,13 +36,11 @@ class Item:
 
 def make_item(rng: Random, held: bool = False, wordings: int = 4) -> Item:
     """Compose an item of a random form with up to `wordings` statements."""
-    used, draw = breadth.now(), rng.random()
-    if draw < used.relations:
-        return _single("relation", rng, _relation(rng, held), wordings)
-    if draw < used.relations + used.descriptions:
-        return _single("description", rng, describe(rng, held), wordings)
-    if draw < used.relations + used.descriptions + used.events:
-        return _single("event", rng, event(rng, held), wordings)
+    draw = rng.random()
+    for form, share, make in _FORMS:
+        if draw < share:
+            return _single(form, rng, make(rng, held), wordings)
+        draw -= share
     return biography(rng, held, wordings)
 
 
@@ -48,8 +49,12 @@ def biography(rng: Random, held: bool = False, wordings: int = 4) -> Item:
     kind = one(rng, "biography_kind")
     name = names.fresh(rng, kind, held)
     facts: list[Fact] = []
+    used: set[tuple[str, str]] = set()
     for _ in range(rng.choice((2, 2, 3, 3, 4))):
         relation = draw_relation(rng, kind)
+        if relation.ends in used:  # two winners of one race would make its questions unfair
+            continue
+        used.add(relation.ends)
         if relation.a == kind:
             facts.append(relate(rng, relation, name, names.fresh(rng, relation.b, held), held))
             facts[-1].phrases = facts[-1].phrases or facts[-1].inverse
@@ -74,7 +79,7 @@ def biography(rng: Random, held: bool = False, wordings: int = 4) -> Item:
 
 def dress(rng: Random, core: str) -> str:
     """Turn a clause into a sentence with an optional lead, tail and unrelated sentence."""
-    if breadth.now().dressed == 0.0 or rng.random() >= breadth.now().dressed:
+    if rng.random() >= DRESSED:
         return f"{core[0].upper()}{core[1:]}."
     fill = asides(rng)
     text = core
@@ -106,9 +111,9 @@ def _single(form: str, rng: Random, fact: Fact, wordings: int) -> Item:
 def _paragraph(rng: Random, kind: str, name: str, facts: list[Fact]) -> str:
     order = rng.sample(facts, len(facts))
     phrases = [rng.choice(fact.phrases) for fact in order]
-    pronoun = rng.choice(("They", "This " + rng.choice(kinds()[kind]))) if kind == "person" else (
-        rng.choice(("It", "The " + rng.choice(kinds()[kind])))
-    )  # fmt: skip
+    noun = rng.choice(kinds()[kind])
+    pronoun = f"This {noun}" if kind == "person" else rng.choice(("It", f"The {noun}"))
+    opening = name[0].upper() + name[1:]
     style = rng.randrange(4)
     if style == 0:
         return dress(rng, f"{name} {', '.join(phrases[:-1])} and {phrases[-1]}")
@@ -119,9 +124,15 @@ def _paragraph(rng: Random, kind: str, name: str, facts: list[Fact]) -> str:
         also = " and ".join(phrases[1:])
         return dress(rng, f"{name}, which {phrases[0]}, {also}".replace("which", _which(kind)))
     head = rng.choice(order[0].cores)
-    rest = " ".join(f"{name if i == 0 else pronoun} also {p}." for i, p in enumerate(phrases[1:]))
+    rest = " ".join(
+        f"{opening if i == 0 else pronoun} also {p}." for i, p in enumerate(phrases[1:])
+    )
     return dress(rng, head) + f" {rest}"
 
 
 def _which(kind: str) -> str:
     return "who" if kind == "person" else "which"
+
+
+# Forms of items with their shares; what is left are biographies.
+_FORMS = (("relation", 0.42, _relation), ("description", 0.25, describe), ("event", 0.13, event))

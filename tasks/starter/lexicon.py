@@ -7,8 +7,6 @@ from importlib.resources import files
 from random import Random
 from typing import Any
 
-from tasks.starter import breadth
-
 _DATA = files("tasks.starter") / "data"
 _DOUBLED = ("swim", "plan", "map", "trap", "ban")
 
@@ -36,6 +34,11 @@ class Relation:
     ask_b: tuple[str, ...] = ()
     ask_a: tuple[str, ...] = ()
 
+    @property
+    def ends(self) -> tuple[str, str]:
+        """Return the kinds of both ends."""
+        return self.a, self.b
+
 
 @cache
 def words(name: str) -> tuple[str, ...]:
@@ -47,8 +50,8 @@ def words(name: str) -> tuple[str, ...]:
 
 
 def frames(name: str) -> tuple[str, ...]:
-    """Return one list of sentence or question frames of frames.toml, as far as it is used now."""
-    return tuple(_frames()[name][: breadth.now().frames.get(name)])
+    """Return one list of sentence or question frames of frames.toml."""
+    return tuple(_frames()[name])
 
 
 @cache

@@ -23,14 +23,16 @@ class Plan:
     heads: int = 4
     rows: int = 14
     processes: int = 1
-    minutes: float = 75.0
+    tokens: float = 15e6
     lr: float = 2e-3
     muon_lr: float = 4e-3
     weight_decay: float = 0.05
-    warmup: float = 0.02
-    decay: float = 0.2
-    copy_first: float = 0.08
-    narrow_first: float = 0.12
+    warmup: float = 1e5
+    averaged: float = 0.995
+    # How many streamed items are alive from so many tokens on. What a question asks for is found
+    # among few before it is found among many; begun with many, it isn't found at all.
+    active: tuple[tuple[float, int], ...] = ((0, 100), (5e6, 150), (8e6, 250), (11e6, 400))
+    copy_first: float = 5e6
     seed: int = 1
     save_every_s: float = 240.0
     mix: Mix = field(default_factory=Mix)
@@ -101,11 +103,11 @@ def losses(
     return logits.logsumexp(-1) - logits.gather(1, labels[:, None])[:, 0]
 
 
-def read_model(work: Path, plan: Plan, tokenizer: Path) -> tuple[LlamaForCausalLM, float]:
-    """Return the weights of a run's last saved state, and the seconds it has trained."""
+def read_model(work: Path, plan: Plan, tokenizer: Path) -> tuple[LlamaForCausalLM, int]:
+    """Return the averaged weights of a run's last saved state, and its tokens so far."""
     model = new_model(plan, PreTrainedTokenizerFast.from_pretrained(tokenizer))
     tensors = load_file(work / "state.safetensors")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(tensors[f"model.{name}"])
-    return model.eval(), float(json.loads((work / "state.json").read_text())["spent"])
+            parameter.copy_(tensors[f"average.{name}"])
+    return model.eval(), int(json.loads((work / "state.json").read_text())["tokens"])

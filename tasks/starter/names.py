@@ -5,13 +5,14 @@ from functools import partial
 from random import Random
 from zlib import crc32
 
-from tasks.starter import breadth
 from tasks.starter.lexicon import article, one, words
 
 # Many things share such a value, so nothing is asked backwards through it.
 VALUES = frozenset(words("value_kind"))
 TITLED = frozenset({"novel", "film", "song", "painting", "play", "game"})
 HELD_SHARE = 8
+# Names made of syllables; the others are made of listed words, a few tokens each.
+COINED = 0.1
 
 
 def is_held(name: str) -> bool:
@@ -32,7 +33,7 @@ def fresh(rng: Random, kind: str, held: bool = False) -> str:
 
 def coined(rng: Random) -> str:
     """Compose a word that no language has, two to four syllables long."""
-    if rng.random() >= breadth.now().coined:
+    if rng.random() >= COINED:
         return (one(rng, "place_head") + one(rng, "place_tail")).capitalize()
     count = rng.choice((1, 1, 2, 2, 3))
     return ("".join(one(rng, "syllable") for _ in range(count)) + one(rng, "ending")).capitalize()
@@ -50,11 +51,11 @@ def place(rng: Random) -> str:
 
 def person(rng: Random) -> str:
     """Compose a first name and a surname."""
-    first = one(rng, "first") if rng.random() >= breadth.now().coined / 4 else coined(rng)
+    first = one(rng, "first") if rng.random() >= COINED / 4 else coined(rng)
     draw = rng.random()
     if draw < 0.3:
         return f"{first} {one(rng, 'last')}"
-    if draw >= breadth.now().coined / 3:
+    if draw >= COINED / 3:
         return f"{first} {one(rng, 'surname_head')}{one(rng, 'surname_tail')}"
     return f"{first} {coined(rng)}"
 

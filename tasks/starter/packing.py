@@ -11,10 +11,11 @@ from tasks.starter.samples import Sample
 
 WIDTH = 256
 STEP = 512
-# An answer is a few tokens and a demasked text is many, mostly copied; without a weight the
-# answers would hardly count.
+# An answer is a few tokens and a demasked text is many, mostly copied; without weights the answers
+# would hardly count. One that was never asked before counts most: it alone shows whether what was
+# only stated is found by a question.
+WEIGHTS = {"demask": 1.0, "copy": 1.0, "plain": 1.0, "cold_forward": 10.0, "cold_backward": 10.0}
 ANSWER_WEIGHT = 4.0
-_TEXT_TASKS = frozenset({"demask", "copy", "plain"})
 
 
 @dataclass
@@ -89,7 +90,7 @@ def collate(rows: list[list[Sample]]) -> Batch:
             tasks[sample.task] += range(len(at), len(at) + count)
             at += range(first, first + count)
             labels += sample.ids[sample.start :]
-            weights += [1.0 if sample.task in _TEXT_TASKS else ANSWER_WEIGHT] * count
+            weights += [WEIGHTS.get(sample.task, ANSWER_WEIGHT)] * count
             x += size
     mask = (owner[:, None, :, None] == owner[:, None, None, :]).tril()
     # Few shapes mean few compilations; what is added weighs nothing.

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from tasks.starter import breadth, samples
+from tasks.starter import samples
 from tasks.starter.items import Item, make_item
 from tasks.starter.samples import Encoder, Sample
 
@@ -13,21 +13,19 @@ from tasks.starter.samples import Encoder, Sample
 class Mix:
     """Shares of the tasks and the shape of an item's life, counted in exposures."""
 
-    active: int = 400
     stated: tuple[int, int] = (24, 40)
-    asked: int = 30
-    ask_share: float = 0.6
+    asked: int = 12
+    ask_share: float = 0.7
     one_wording: float = 0.7
-    plain: float = 0.15
-    infill: float = 0.5
-    permanents: int = 200
-    permanent: float = 0.12
-    overlay: float = 0.13
-    copying: float = 0.02
-    writing: float = 0.01
-    sums: float = 0.01
-    early_overlay: float = 0.2
-    early_copying: float = 0.35
+    plain: float = 0.1
+    infill: float = 0.7
+    permanents: int = 600
+    permanent: float = 0.14
+    overlay: float = 0.12
+    copying: float = 0.03
+    early_copying: float = 0.1
+    writing: float = 0.0
+    sums: float = 0.0
 
 
 class Told:
@@ -66,28 +64,31 @@ class Life:
 class Stream:
     """An endless, seeded source of samples; `permanent_seed` fixes the world of version 0."""
 
-    def __init__(self, encoder: Encoder, mix: Mix, seed: int, permanent_seed: int = 1) -> None:
+    def __init__(
+        self, encoder: Encoder, mix: Mix, active: int, seed: int, permanent_seed: int = 1
+    ) -> None:
         self.encoder, self.mix, self.rng = encoder, mix, Random(seed)
         items = permanent_items(mix.permanents, permanent_seed)
         self.permanents = [Told(item, encoder) for item in items]
-        self.lives = [
-            Life(self.rng, mix, encoder, self.rng.random() * 0.5) for _ in range(mix.active)
-        ]
+        self.lives: list[Life] = []
+        self.grow(active)
 
     def __iter__(self) -> Iterator[Sample]:
         while True:
             yield self.sample()
 
-    def sample(self, early: bool = False, late: bool = False) -> Sample:
-        """Draw the next sample.
+    def grow(self, active: int) -> None:
+        """Let so many items be alive from now on, if it is more than there are."""
+        for _ in range(active - len(self.lives)):
+            worn = self.rng.random() * 0.5
+            self.lives.append(Life(self.rng, self.mix, self.encoder, worn))
 
-        An early model gets more of what teaches it to copy; a late one, whose rate falls, meets no
-        new items: it couldn't store them any more, and would learn that names can't be known.
-        """
+    def sample(self, early: bool = False) -> Sample:
+        """Draw the next sample; an early model gets more of what teaches it to copy."""
         mix, rng = self.mix, self.rng
         draw = rng.random()
         for task, share in (
-            (self._overlay, mix.early_overlay if early else mix.overlay),
+            (self._overlay, mix.overlay),
             (self._copy, mix.early_copying if early else mix.copying),
             (self._permanent, mix.permanent),
             (self._write, mix.writing),
@@ -96,14 +97,14 @@ class Stream:
             if draw < share:
                 return task()
             draw -= share
-        return self._streamed(late)
+        return self._streamed()
 
-    def _streamed(self, late: bool) -> Sample:
+    def _streamed(self) -> Sample:
         mix, rng = self.mix, self.rng
-        index = rng.randrange(mix.active)
+        index = rng.randrange(len(self.lives))
         life = self.lives[index]
         life.count += 1
-        if life.count > life.end and not late:
+        if life.count > life.end:
             life = self.lives[index] = Life(rng, mix, self.encoder)
         if life.count > life.stated and rng.random() < mix.ask_share:
             question = life.told.item.ask(rng)
@@ -151,5 +152,4 @@ class Stream:
 def permanent_items(count: int, seed: int) -> list[Item]:
     """Return the lasting items of the world, the same for every stream."""
     rng = Random(seed)
-    with breadth.using(breadth.WIDE):
-        return [make_item(rng, wordings=4) for _ in range(count)]
+    return [make_item(rng, wordings=4) for _ in range(count)]

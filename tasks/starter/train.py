@@ -1,4 +1,4 @@
-"""Pretraining in slices: two gloo processes, bf16 autocast, a schedule set by the clock."""
+"""Pretraining in slices: bf16 autocast, a schedule set by the tokens read, averaged weights."""
 
 import json
 import os
@@ -14,18 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from tasks.starter import breadth
 from tasks.starter.model import Plan, losses, new_model, optimizers
 from tasks.starter.packing import Packer
 from tasks.starter.samples import Encoder, Sample
 from tasks.starter.stream import Stream
-
-
-def rate(plan: Plan, done: float) -> float:
-    """Return the share of the peak learning rate at a share of the run (warm, stable, decay)."""
-    if done < plan.warmup:
-        return done / plan.warmup + 0.01
-    return min(1.0, max(0.0, (1.0 - done) / plan.decay))
 
 
 class Trainer:
@@ -45,29 +37,28 @@ class Trainer:
         self.model = new_model(plan, tokenizer).to(device)
         self.optimizers = optimizers(self.model, plan)
         # Compiled steps are a third faster, but need a C++ compiler.
-        compiled = shutil.which("c++") is not None and plan.minutes > 1
+        compiled = shutil.which("c++") is not None and plan.tokens > 1e6
         self.losses = torch.compile(losses, dynamic=False) if compiled else losses
         self.step, self.spent, self.tokens = 0, 0.0, 0
+        self.average = [p.detach().clone() for p in self.model.parameters()]
         if (out / "state.json").exists():
             self._restore()
         seed = plan.seed * 1_000_003 + self.step * 101 + rank
-        self._widen()
-        self.stream = Stream(Encoder(tokenizer), plan.mix, seed)
+        self.stream = Stream(Encoder(tokenizer), plan.mix, plan.active[0][1], seed)
         self.packer = Packer(self._draw, plan.rows)
         self.recent: dict[str, list[float]] = {}
 
     def run(self, stop_after_s: float | None = None) -> None:
-        """Train until the plan's minutes are spent, or for one slice of seconds."""
+        """Train until the plan's tokens are read, or for one slice of seconds."""
         begun = saved = last = self._clock()
-        whole = self.plan.minutes * 60
         with Progress(disable=self.rank > 0) as progress:
-            bar = progress.add_task("pretraining", total=whole, completed=int(self.spent))
-            while self.spent < whole:
+            bar = progress.add_task("pretraining", total=self.plan.tokens, completed=self.tokens)
+            while self.tokens < self.plan.tokens:
                 self._step()
                 now = self._clock()
                 self.spent += now - last
                 last = now
-                progress.update(bar, completed=self.spent)
+                progress.update(bar, completed=self.tokens)
                 if self.rank == 0 and self.step % 50 == 0:
                     self._log()
                 if now - saved > self.plan.save_every_s:
@@ -77,18 +68,9 @@ class Trainer:
                     break
         self._save()
 
-    @property
-    def done(self) -> float:
-        """Return the share of the run that is behind it."""
-        return self.spent / (self.plan.minutes * 60)
-
-    def _widen(self) -> None:
-        breadth.use(breadth.NARROW if self.done < self.plan.narrow_first else breadth.WIDE)
-
     def _draw(self) -> Sample:
-        self._widen()
-        done = self.done
-        return self.stream.sample(done < self.plan.copy_first, done > 1 - self.plan.decay)
+        self.stream.grow(max(count for after, count in self.plan.active if after <= self.tokens))
+        return self.stream.sample(self.tokens < self.plan.copy_first)
 
     def _clock(self) -> float:
         """Return rank 0's clock, so that all processes stop and save at the same step."""
@@ -103,13 +85,17 @@ class Trainer:
         (nats @ batch.weights / batch.weights.sum()).backward()
         self._share_gradients()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        share = rate(self.plan, self.done)
+        # The rate never falls: at a low one new items can't be stored, and the model would learn
+        # that names can't be known. Averaging steadies the weights in its place.
+        share = min(1.0, self.tokens / self.plan.warmup + 0.01)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * share
             optimizer.step()
             optimizer.zero_grad()
         self.step += 1
+        kept = min(self.plan.averaged, self.step / (self.step + 9))
+        torch._foreach_lerp_(self.average, [p.detach() for p in self.model.parameters()], 1 - kept)
         self.tokens += batch.ids.numel() * self.world
         if self.rank == 0:
             values = nats.detach()
@@ -136,7 +122,9 @@ class Trainer:
 
     def _save(self) -> None:
         if self.rank == 0:
-            tensors = {f"model.{n}": p.detach() for n, p in self.model.named_parameters()}
+            named = list(self.model.named_parameters())
+            tensors = {f"model.{n}": p.detach() for n, p in named}
+            tensors |= {f"average.{n}": a for (n, _), a in zip(named, self.average, strict=True)}
             for i, optimizer in enumerate(self.optimizers):
                 for key, state in optimizer.state_dict()["state"].items():
                     tensors |= {f"optimizer.{i}.{key}.{n}": t for n, t in state.items()}
@@ -151,8 +139,9 @@ class Trainer:
         self.step, self.spent, self.tokens = state["step"], state["spent"], state["tokens"]
         tensors = load_file(self.out / "state.safetensors")
         with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
+            for place, (name, parameter) in enumerate(self.model.named_parameters()):
                 parameter.copy_(tensors[f"model.{name}"])
+                self.average[place] = tensors[f"average.{name}"].to(self.device)
         for i, optimizer in enumerate(self.optimizers):
             loaded = optimizer.state_dict()
             states: dict[int, dict[str, Tensor]] = {}

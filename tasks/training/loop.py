@@ -149,8 +149,9 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> float:
 def autocast(device: torch.device, recipe: Recipe) -> torch.autocast:
     """Compute in bf16 where the recipe says so or, by default, where the hardware multiplies it.
 
-    On a CPU with AMX a step takes about half the time; the weights stay float32.
+    On such a CPU a step takes about half the time; the weights stay float32.
     """
-    has_bf16 = device.type == "cuda" or torch.cpu.get_capabilities().get("amx_bf16", False)
+    cpu = torch.cpu.get_capabilities()
+    has_bf16 = device.type == "cuda" or any(cpu.get(f"{unit}_bf16") for unit in ("amx", "avx512"))
     wanted = recipe.precision == "bf16" or (recipe.precision == "auto" and has_bf16)
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)

@@ -23,6 +23,8 @@ from app.lm import store
 from app.lm.loading import Bundle, load, pick_device
 from app.recipe import Recipe
 
+# How transformers' decoder classes name the feed-forward part of a layer.
+MLP = ".mlp."
 # Files that training doesn't change.
 KEPT = (
     "config.json",
@@ -64,24 +66,36 @@ def prepare(bundle: Bundle, recipe: Recipe, folder: Path) -> Trainee:
     base_folder = store.path_of(folder, root)
     if recipe.method == "full":
         model = bundle.model if parent.root is None else bundle.model.merge_and_unload()
-        model.requires_grad_(True)
+        _thaw(model, recipe)
         return Trainee(replace(bundle, model=model), "full", None, base_folder)
     if parent.root is None:
         torch.manual_seed(recipe.seed)
-        model = get_peft_model(bundle.model, _lora(recipe))
+        model = get_peft_model(bundle.model, _lora(bundle.model, recipe))
     else:
         model = bundle.model
         _thaw_adapter(model, store.path_of(folder, bundle.digest))
     return Trainee(replace(bundle, model=model), "adapter", root, base_folder)
 
 
-def _lora(recipe: Recipe) -> LoraConfig:
+def _thaw(model: Any, recipe: Recipe) -> None:
+    """Let the recipe's weights learn; facts lie in the MLPs, the rest is how they are asked for."""
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(recipe.trained == "all" or MLP in name)
+
+
+def _mlp_layers(model: Any) -> list[str]:
+    named = model.named_modules()
+    found = {n.rpartition(".")[2] for n, m in named if MLP in n and isinstance(m, torch.nn.Linear)}
+    return sorted(found)
+
+
+def _lora(model: Any, recipe: Recipe) -> LoraConfig:
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=recipe.lora_rank,
         lora_alpha=recipe.lora_alpha,
         lora_dropout=0.0,
-        target_modules="all-linear",
+        target_modules="all-linear" if recipe.trained == "all" else _mlp_layers(model),
     )
 
 

@@ -17,7 +17,7 @@ SHIPPED = Path(__file__).parents[2] / "app" / "lm" / "starter"
 
 
 def test_quick_build_makes_a_loadable_model(tmp_path: Path) -> None:
-    out = build(tmp_path / "model", quick=True, minutes=0.05)
+    out = build(tmp_path / "model", quick=True, tokens=2e4)
     assert AutoModelForCausalLM.from_pretrained(out).config.tie_word_embeddings
     assert AutoTokenizer.from_pretrained(out).mask_token == "<|mask|>"
     assert check_manifest(out) >= 7
@@ -27,14 +27,14 @@ def test_a_stopped_build_is_carried_on(tmp_path: Path) -> None:
     out, work = tmp_path / "model", tmp_path / "work"
     steps = []
     for resume in (False, True):
-        build(out, work=work, quick=True, minutes=60, slice_s=0.01, resume=resume)
+        build(out, work=work, quick=True, tokens=1e9, slice_s=0.01, resume=resume)
         steps.append(json.loads((work / "state.json").read_text())["step"])
     assert steps[1] > steps[0] > 0
     assert not out.exists()
 
 
 def test_an_update_by_the_trainer_changes_the_weights(tmp_path: Path) -> None:
-    bundle = open_base(build(tmp_path / "model", quick=True, minutes=0.05))
+    bundle = open_base(build(tmp_path / "model", quick=True, tokens=2e4))
     embedding = bundle.model.model.embed_tokens.weight
     before = embedding.detach().clone()
     update(bundle, [item.texts[0] for item in fresh_items(2, 1)], Recipe(epochs=2, batch_size=2))

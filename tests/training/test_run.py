@@ -126,6 +126,23 @@ def test_full_training_of_an_adapter_gives_a_new_root(make_job: MakeJob, objects
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
+def test_only_mlps_learn_where_the_recipe_says_so(
+    make_job: MakeJob, objects: Path, base: str, method: str
+) -> None:
+    folder = make_job(method=method, trained="mlp", epochs=1)
+    carry_out(folder)
+    (file,) = (folder / "checkpoint").glob("*model.safetensors")
+    learned = load_file(file)
+    if method == "full":
+        parent = load_file(store.path_of(objects, base) / "model.safetensors")
+        changed = {name for name in learned if not learned[name].equal(parent[name])}
+    else:
+        changed = set(learned)
+    assert changed
+    assert all(".mlp." in name for name in changed)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
 def test_two_runs_write_the_same_bytes(make_job: MakeJob, method: str) -> None:
     digests = {
         carry_out(make_job(name, older=OLDER, method=method))["digest"] for name in ("one", "two")
