@@ -21,6 +21,7 @@ def main() -> None:
     made.add_argument("--quick", action="store_true", help="a tiny model in under a minute")
     made.add_argument("--tokens", type=float)
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    made.add_argument("--begin", type=Path, help="a built model to go on from")
     made.add_argument("--resume", action="store_true")
     made.add_argument("--slice-s", type=float, help="stop after so many seconds, to be resumed")
     asked = commands.add_parser("evaluate", help="update on fresh facts and ask both ways")
@@ -34,7 +35,7 @@ def main() -> None:
     asked.add_argument("--overlay", type=int, default=0, help="so many statements in context")
     options = parser.parse_args()
     if options.command == "build":
-        keys = ("work", "quick", "tokens", "device", "resume", "slice_s")
+        keys = ("work", "quick", "tokens", "device", "begin", "resume", "slice_s")
         build(options.out, **{key: getattr(options, key) for key in keys})
     else:
         evaluate(options)

@@ -1,11 +1,13 @@
 """Builds a starter model: tokenizer, pretraining in slices, export."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+from safetensors.torch import load_file, save_file
 from torch.multiprocessing.spawn import spawn
 from transformers import PreTrainedTokenizerFast
 
@@ -39,13 +41,15 @@ def build(
     quick: bool = False,
     tokens: float | None = None,
     device: str = "cpu",
+    begin: Path | None = None,
     resume: bool = False,
     slice_s: float | None = None,
 ) -> Path:
     """Train a starter model and write it to `out`; returns `out`.
 
     `work` keeps the run's state (default: beside `out`); with `resume` it is carried on, else
-    begun afresh. `slice_s` ends this call early, with the state saved but nothing exported.
+    begun afresh, or from the built model in `begin`. `slice_s` ends this call early, with the
+    state saved but nothing exported.
     """
     work = work or out.with_name(out.name + ".work")
     if not resume:
@@ -54,8 +58,10 @@ def build(
     plan = QUICK if quick else SHIPPED
     plan = replace(plan, tokens=tokens or plan.tokens)
     folder = work / "tokenizer"
+    if begin is not None and not folder.exists():
+        take_over(begin, work)
     if not folder.exists():
-        train_tokenizer(tokenizer_texts(2_000 if quick else 30_000)).save_pretrained(folder)
+        train_tokenizer(tokenizer_texts(2_000 if quick else 40_000)).save_pretrained(folder)
     world = plan.processes if device == "cpu" else 1
     arguments = (world, work, plan, str(folder), slice_s, device)
     if world == 1:
@@ -63,11 +69,24 @@ def build(
     else:
         (work / "rendezvous").unlink(missing_ok=True)
         spawn(start, arguments, nprocs=world)
-    model, read = read_model(work, plan, folder)
-    if slice_s is None or read >= plan.tokens:
+    state = json.loads((work / "state.json").read_text())
+    if slice_s is None or state["tokens"] >= plan.tokens:
+        model = read_model(work, plan, folder)
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-        export(model, tokenizer, out, plan.mix.permanents)
+        read = {"steps": state["step"], "tokens": state["tokens"]}
+        export(model, tokenizer, out, plan.mix.permanents, read)
     return out
+
+
+def take_over(built: Path, work: Path) -> None:
+    """Make the state of a run that goes on where a built model's run ended."""
+    PreTrainedTokenizerFast.from_pretrained(built).save_pretrained(work / "tokenizer")
+    weights = load_file(built / "model.safetensors")
+    named = {f"{kind}.{n}": w.float() for kind in ("model", "average") for n, w in weights.items()}
+    save_file(named, work / "state.safetensors")
+    read = json.loads((built / "manifest.json").read_text())["pretraining"]
+    state = {"step": read["steps"], "spent": 0.0, "tokens": read["tokens"]}
+    (work / "state.json").write_text(json.dumps(state))
 
 
 def tokenizer_texts(count: int) -> Iterator[str]:

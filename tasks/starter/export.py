@@ -21,9 +21,16 @@ CARD = Path(__file__).parent / "data" / "card.md"
 
 
 def export(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path, permanents: int
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    out: Path,
+    permanents: int,
+    read: dict[str, int],
 ) -> None:
-    """Write weights (bf16), tokenizer, reference set, card and manifest, then swap them in."""
+    """Write weights (bf16), tokenizer, reference set, card and manifest, then swap them in.
+
+    `read` says how many steps and tokens the pretraining had.
+    """
     staging = out.with_name(out.name + ".new")
     shutil.rmtree(staging, ignore_errors=True)
     model = model.to(torch.bfloat16)
@@ -42,7 +49,7 @@ def export(
     shutil.copy(CARD, staging / "README.md")
     for path in staging.iterdir():
         path.chmod(0o644)
-    write_manifest(staging)
+    write_manifest(staging, read)
     shutil.rmtree(out, ignore_errors=True)
     staging.rename(out)
 
@@ -71,7 +78,7 @@ def reference(bundle: Bundle, permanents: int) -> list[dict[str, object]]:
     return [row for part in rows.values() for row in rng.sample(part, min(half, len(part)))]
 
 
-def write_manifest(folder: Path) -> None:
+def write_manifest(folder: Path, read: dict[str, int]) -> None:
     """Write manifest.json with the SHA-256 and the size of every other file."""
     files = {
         path.name: {
@@ -81,4 +88,6 @@ def write_manifest(folder: Path) -> None:
         for path in sorted(folder.iterdir())
         if path.name != "manifest.json"
     }
-    (folder / "manifest.json").write_text(json.dumps({"files": files}, indent=2) + "\n")
+    (folder / "manifest.json").write_text(
+        json.dumps({"pretraining": read, "files": files}, indent=2) + "\n"
+    )

@@ -1,6 +1,5 @@
 """The model, its optimizers and its loss; native Llama, so that any runtime loads it."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -103,11 +102,11 @@ def losses(
     return logits.logsumexp(-1) - logits.gather(1, labels[:, None])[:, 0]
 
 
-def read_model(work: Path, plan: Plan, tokenizer: Path) -> tuple[LlamaForCausalLM, int]:
-    """Return the averaged weights of a run's last saved state, and its tokens so far."""
+def read_model(work: Path, plan: Plan, tokenizer: Path) -> LlamaForCausalLM:
+    """Return the averaged weights of a run's last saved state."""
     model = new_model(plan, PreTrainedTokenizerFast.from_pretrained(tokenizer))
     tensors = load_file(work / "state.safetensors")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(tensors[f"average.{name}"])
-    return model.eval(), int(json.loads((work / "state.json").read_text())["tokens"])
+    return model.eval()

@@ -33,6 +33,14 @@ def test_a_stopped_build_is_carried_on(tmp_path: Path) -> None:
     assert not out.exists()
 
 
+def test_a_build_goes_on_from_a_built_model(tmp_path: Path) -> None:
+    first = build(tmp_path / "first", quick=True, tokens=2e4)
+    second = build(tmp_path / "second", quick=True, tokens=4e4, begin=first)
+    read = [json.loads((f / "manifest.json").read_text())["pretraining"] for f in (first, second)]
+    assert 2e4 <= read[0]["tokens"] < 4e4 <= read[1]["tokens"]
+    assert (first / "tokenizer.json").read_bytes() == (second / "tokenizer.json").read_bytes()
+
+
 def test_an_update_by_the_trainer_changes_the_weights(tmp_path: Path) -> None:
     bundle = open_base(build(tmp_path / "model", quick=True, tokens=2e4))
     embedding = bundle.model.model.embed_tokens.weight
