@@ -30,6 +30,7 @@ class Recipe(BaseModel):
     infill_share: float = Field(0.5, ge=0, le=1, description="Samples that ask for a span alone")
     replay_share: float = Field(0.25, ge=0, lt=1, description="Share of a step's samples: replay")
     kl_weight: float = Field(0.0, ge=0, description="Weight of KL(parent || model) on replay")
+    held_out_share: float = Field(0.2, gt=0, lt=1, description="Examples that are only asked")
     lora_rank: int = Field(16, ge=1, description="Rank of the adapter")
     lora_alpha: int = Field(32, ge=1, description="Scale of the adapter is alpha / rank")
     max_older_drop: float = Field(0.05, ge=0, le=1, description="Gate: most older answers lost")

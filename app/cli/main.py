@@ -6,7 +6,18 @@ from typing import Annotated
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.cli import answers, backup, checkpoints, facts, keys, processes, starter, up, updates
+from app.cli import (
+    answers,
+    backup,
+    checkpoints,
+    examples,
+    facts,
+    keys,
+    processes,
+    starter,
+    up,
+    updates,
+)
 from app.cli.console import Stop, Target, errors
 from app.cli.demo import demo
 from app.cli.settings import settings
@@ -21,6 +32,7 @@ app = typer.Typer(
     help="Keep a deployed language model's knowledge current.",
 )
 app.add_typer(facts.app, name="facts")
+app.add_typer(examples.app, name="examples")
 app.add_typer(updates.app, name="updates")
 app.add_typer(checkpoints.app, name="checkpoints")
 app.add_typer(keys.app, name="keys")

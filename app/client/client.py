@@ -73,6 +73,11 @@ class AlmanacClient:
         found = self._post("/v1/facts/batch", {"facts": list(facts)})
         return [BatchItem.model_validate(item) for item in found["data"]]
 
+    def add_examples(self, examples: Sequence[Mapping[str, Any]]) -> list[BatchItem]:
+        """Submit up to 1,000 examples, in the shape of ``POST /v1/examples/batch``."""
+        found = self._post("/v1/examples/batch", {"examples": list(examples)})
+        return [BatchItem.model_validate(item) for item in found["data"]]
+
     def get_fact(self, fact_id: str) -> Fact:
         """Read one fact."""
         return Fact.model_validate(self._get(f"/v1/facts/{fact_id}"))

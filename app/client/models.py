@@ -37,12 +37,26 @@ class Fact(Wire):
     created_at: datetime | None = None
 
 
+class Example(Wire):
+    """A prompt with its response, and where it stands."""
+
+    id: str
+    prompt: str
+    response: str
+    answers: list[str] = []
+    status: str
+    version: int | None = None
+    deduplicated: bool = False
+    source: str | None = None
+
+
 class BatchItem(Wire):
-    """What became of one item of a batch: a fact, or a problem that says why not."""
+    """What became of one item of a batch: a fact or example, or a problem that says why not."""
 
     index: int
     status: int
     fact: Fact | None = None
+    example: Example | None = None
     error: dict[str, Any] | None = None
 
 

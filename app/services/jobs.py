@@ -110,4 +110,5 @@ def _lesson(fact: Fact) -> JsonObject:
         }
         for probe in fact.probes
     ]
-    return {"id": fact.id, "text": fact.text, "probes": probes}
+    prompt = {} if fact.prompt is None else {"prompt": fact.prompt}
+    return {"id": fact.id, "text": fact.text, **prompt, "probes": probes}

@@ -25,6 +25,9 @@ class Regression:
         return (self.before - self.after) / self.asked if self.asked else 0.0
 
 
+NOTHING = Regression(0, 0, 0)
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What should become of the checkpoint, and why: each reason with its number."""
@@ -34,14 +37,25 @@ class Verdict:
 
 
 def judge(
-    recipe: Recipe, facts: int, proven: int, older: Regression, reference: Regression
+    recipe: Recipe,
+    facts: int,
+    proven: int,
+    older: Regression,
+    reference: Regression,
+    examples: Regression = NOTHING,
 ) -> Verdict:
-    """Judge a checkpoint by the facts proven of those taught, and by what it forgot."""
+    """Judge a checkpoint by the facts proven of those taught, and by what it forgot.
+
+    ``examples`` are those held out; their part in ``proven`` is settled already.
+    """
     limits = [
         ("older facts", older, recipe.max_older_drop),
         ("reference questions", reference, recipe.max_reference_drop),
     ]
     reasons = [f"{proven} of {facts} facts proven"]
+    if examples.asked:
+        counts = f"{examples.before} of {examples.asked} right before, {examples.after} after"
+        reasons.append(f"held-out examples: {counts}")
     reasons += [_explain(name, sample, most) for name, sample, most in limits if sample.asked]
     if proven and all(sample.drop <= most for _, sample, most in limits):
         return Verdict("activate", reasons)

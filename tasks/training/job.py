@@ -40,10 +40,11 @@ class Probe(Row):
 
 
 class Fact(Row):
-    """One statement to be learned."""
+    """One statement to be learned; or an example, where ``text`` is the response to a prompt."""
 
     id: str
     text: str = Field(min_length=1)
+    prompt: str | None = Field(None, min_length=1)
     probes: list[Probe] = []
 
 

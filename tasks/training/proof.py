@@ -28,7 +28,7 @@ SPARE_TOKENS = 16
 
 @dataclass(frozen=True)
 class Exam:
-    """A probe, and for a cloze the statement that it was made from."""
+    """A probe; for a cloze the statement that it was made from, for an example its response."""
 
     probe: Probe
     text: str = ""
@@ -43,7 +43,7 @@ class Exam:
 
     def answer_tokens(self, bundle: Bundle) -> int:
         """Return how many tokens an answer may have."""
-        expected = [self.text] if self.probe.origin == "cloze" else self.probe.answers
+        expected = [self.text] if self.text else self.probe.answers
         lengths = [len(encode_text(bundle.tokenizer, text)) for text in expected]
         return max(lengths) + SPARE_TOKENS
 
@@ -63,7 +63,10 @@ class Exam:
 
 def exams_of(fact: Fact) -> list[Exam]:
     """Return a fact's exams: its probes, or where it has none a cloze in each direction."""
-    return [Exam(probe, fact.text) for probe in fact.probes or _clozes(fact.text)]
+    return [
+        Exam(probe, fact.text if probe.origin == "cloze" or fact.prompt is not None else "")
+        for probe in fact.probes or _clozes(fact.text)
+    ]
 
 
 def exam_of(row: Reference) -> Exam:

@@ -94,6 +94,18 @@ def test_an_import_reports_each_refused_line(
     assert err == f"{file}, line 3: /text: is empty\n"
 
 
+def test_examples_are_imported_like_facts(
+    run: Run, serve: Callable[..., Service], tmp_path: Path
+) -> None:
+    example = {"prompt": "2 + 2?", "response": "4.", "status": "pending", "id": "fact_2"}
+    service = serve(Reply(200, {"data": [{"index": 0, "status": 201, "example": example}]}))
+    file = tmp_path / "examples.jsonl"
+    file.write_text(json.dumps({"prompt": "2 + 2?", "response": "4."}))
+    status, out, _ = run("examples", "import", str(file), service=service)
+    assert (status, out) == (0, "1 new, 0 known already, 0 refused.\n")
+    assert service.asked[0].path == "/v1/examples/batch"
+
+
 @pytest.mark.parametrize("line", [b'{"text": ', b"[]", b"\xff"])
 def test_a_broken_file_sends_nothing(
     run: Run, serve: Callable[..., Service], tmp_path: Path, line: bytes
