@@ -14,6 +14,7 @@ from app.client.models import (
     Answer,
     BatchItem,
     Checkpoint,
+    Difference,
     Event,
     Fact,
     Key,
@@ -155,6 +156,16 @@ class AlmanacClient:
     def list_checkpoints(self) -> Iterator[Checkpoint]:
         """Yield versions, newest first."""
         return self._list("/v1/checkpoints", Checkpoint, cursor="version")
+
+    def diff(self, version: int, against: int | None = None) -> Iterator[Difference]:
+        """Yield what a version answers differently than another one, its parent unless said."""
+        path, after = f"/v1/checkpoints/{version}/diff", None
+        while True:
+            page = self._get(path, against=against, after=after)
+            yield from map(Difference.model_validate, page["data"])
+            if not page["has_more"]:
+                return
+            after = page["last"]
 
     def activate(
         self, version: int, reason: str, *, expected_current: int | None = None

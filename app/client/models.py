@@ -125,6 +125,14 @@ class Checkpoint(Wire):
     metrics: dict[str, Any] = {}
 
 
+class Difference(Probe):
+    """A question that two versions answer in other words; ``answer_against`` is the other's."""
+
+    fact_id: str
+    answer: str
+    answer_against: str
+
+
 class Activation(Wire):
     """One entry of the ledger that says which version is current."""
 
