@@ -91,7 +91,8 @@ def find_probes(client: AlmanacClient, fact: Fact) -> Sequence[Probe]:
         return fact.probes
     proofs = client.get_proofs(fact.id)
     newest = max((proof.version for proof in proofs), default=None)
-    return [proof for proof in proofs if proof.version == newest]
+    written = [proof for proof in proofs if proof.origin in ("cloze", "model")]
+    return [proof for proof in written if proof.version == newest]
 
 
 def compare(client: AlmanacClient, probes: Sequence[Probe], before: int, after: int) -> None:

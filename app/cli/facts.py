@@ -62,10 +62,17 @@ def show(ctx: typer.Context, fact_id: str) -> None:
     if fact.error:
         out.print(fact.error)
     if proofs:
-        shown = table("VERSION", "DIRECTION", "QUESTION", "BEFORE", "AFTER", "PASSED")
+        shown = table("VERSION", "DIRECTION", "ORIGIN", "QUESTION", "BEFORE", "AFTER", "PASSED")
         for proof in proofs:
             passed = "yes" if proof.passed else "no"
-            cells = (proof.direction, proof.question, proof.before, proof.after, passed)
+            cells = (
+                proof.direction,
+                proof.origin,
+                proof.question,
+                proof.before,
+                proof.after,
+                passed,
+            )
             shown.add_row(str(proof.version), *cells)
         out.print(shown)
 

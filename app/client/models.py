@@ -20,6 +20,7 @@ class Probe(Wire):
     question: str
     answers: list[str]
     direction: str
+    origin: str = "given"
 
 
 class Fact(Wire):

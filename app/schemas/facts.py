@@ -237,7 +237,10 @@ class ProofOut(Output):
     question: str
     answers: list[str]
     direction: Direction
-    origin: str
+    origin: Literal["given", "cloze", "model", "negated", "frame", "control"] = Field(
+        description="The last three pass where the answer holds none of `answers`: asked for the "
+        "opposite, about the wrong one, or about what was withdrawn"
+    )
     before: str
     after: str
     exact: bool

@@ -72,8 +72,8 @@ def _controls(
 ) -> Iterator[JsonObject]:
     """Choose the questions about withdrawn facts.
 
-    Of a superseded one, what its successor is asked with the same answer holds still; without
-    probes of its own nothing tells the old statement from the new.
+    Of a superseded one, what its successor is asked with the same answer holds still, and a cloze
+    asks for half a statement, of which most may be the same in the new one.
     """
     still = {
         (probe.question.casefold(), answer.casefold())
@@ -87,7 +87,8 @@ def _controls(
             lesson["probes"] = [
                 probe
                 for probe in lesson["probes"]
-                if not any(
+                if probe["origin"] != "cloze"
+                and not any(
                     (probe["question"].casefold(), a.casefold()) in still for a in probe["answers"]
                 )
             ]

@@ -1,6 +1,6 @@
 """All that is asked before and after a run: chosen here, and marked into its result."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -8,9 +8,10 @@ from app.lm.chat import encode_text
 from app.lm.loading import Bundle
 from tasks.training.data import hold_out
 from tasks.training.errors import TooLong
+from tasks.training.foils import foils
 from tasks.training.gate import Regression, judge
 from tasks.training.job import Fact, Job
-from tasks.training.proof import Exam, compare, control, exam_of, exams_of, prove
+from tasks.training.proof import Exam, compare, control, exam_of, exams_of, mark, prove
 
 # Template, instruction and lead-in around a statement's two copies.
 DEMASKING_TOKENS = 64
@@ -24,13 +25,15 @@ class Exams:
     older: list[Exam]
     reference: list[Exam]
     controls: list[tuple[Fact, list[Exam]]]
+    foils: list[tuple[Fact, list[Exam]]] = field(default_factory=list)
 
     @property
     def all(self) -> list[Exam]:
-        """Return every exam: of the facts, of older facts, of the reference set, of controls."""
+        """Return every exam: of facts, older facts, the reference set, controls, and foils."""
         taught = [exam for _, exams in self.facts for exam in exams]
         withdrawn = [exam for _, exams in self.controls for exam in exams]
-        return taught + self.older + self.reference + withdrawn
+        foils = [exam for _, exams in self.foils for exam in exams]
+        return taught + self.older + self.reference + withdrawn + foils
 
 
 def set_exams(job: Job, bundle: Bundle) -> Exams:
@@ -61,6 +64,10 @@ def set_exams(job: Job, bundle: Bundle) -> Exams:
             (fact, [exam for exam in exams_of(fact) if answerable(bundle, exam)])
             for fact in job.controls
         ],
+        [
+            (fact, [exam for exam in map(Exam, foils(fact)) if answerable(bundle, exam)])
+            for fact in job.facts
+        ],
     )
 
 
@@ -90,6 +97,8 @@ def assess(job: Job, exams: Exams, before: list[str], after: list[str]) -> dict[
     older = compare(exams.older, *take(exams.older))
     reference = compare(exams.reference, *take(exams.reference))
     controls = [control(fact, asked, *take(asked)) for fact, asked in exams.controls]
+    for proof, (_, asked) in zip(proofs, exams.foils, strict=True):
+        proof["foils"] = [_fooled(probe) for probe in mark(asked, *take(asked))]
     proven = sum(proof["proven"] for proof in proofs)
     verdict = judge(job.head.recipe, len(proofs), proven, older, reference, examples)
     return {
@@ -98,7 +107,12 @@ def assess(job: Job, exams: Exams, before: list[str], after: list[str]) -> dict[
         "controls": controls,
         "regressions": {"older": asdict(older), "reference": asdict(reference)},
         "verdict": asdict(verdict),
-        "metrics": {"facts": len(proofs), "proven": proven},
+        "metrics": {
+            "facts": len(proofs),
+            "proven": proven,
+            "foils": sum(len(proof["foils"]) for proof in proofs),
+            "foils_passed": sum(foil["passed"] for proof in proofs for foil in proof["foils"]),
+        },
     }
 
 
@@ -120,3 +134,7 @@ def settle_examples(exams: Exams, proofs: list[Any]) -> Regression:
     for _, proof in examples:
         proof["proven"] = proven
     return found
+
+
+def _fooled(foil: dict[str, Any]) -> dict[str, Any]:
+    return {**foil, "passed": not foil["passed"]}

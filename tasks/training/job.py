@@ -18,6 +18,7 @@ from tasks.training.errors import BadJob
 
 Direction = Literal["forward", "backward"]
 Part = Literal["replay", "exam"]
+Origin = Literal["given", "cloze", "model", "negated", "frame"]
 
 
 class Row(BaseModel):
@@ -36,7 +37,7 @@ class Probe(Row):
     question: str = Field(min_length=1)
     answers: list[str] = Field(min_length=1)
     direction: Direction
-    origin: Literal["given", "cloze", "model"] = "given"
+    origin: Origin = "given"
 
 
 class Fact(Row):

@@ -2,7 +2,7 @@
 
 import json
 import resource
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tasks.training.loop import Step, train
 from tasks.training.method import Trainee, load_parent, prepare
 from tasks.training.progress import Clock, Progress
 from tasks.training.proof import answer_all
+from tasks.training.questions import complete
 
 # A replayed answer is the parent's own, cut where nobody would read on.
 REPLAYED_ANSWER_TOKENS = 48
@@ -45,6 +46,7 @@ def _run(job: Job, events: Events) -> dict[str, Any]:
     clock = Clock(events)
     clock.start("preparing")
     bundle = load_parent(job.head.store, job.head.parent, recipe)
+    job = replace(job, facts=complete(bundle, job.facts))
     exams = set_exams(job, bundle)
     before = answer_all(bundle, exams.all, clock.tell_asked)
     lessons = plan_lessons(job, bundle)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from app.models import Checkpoint, Proof, Update, UpdateFact
+from app.models import Checkpoint, Fact, Proof, Update, UpdateFact
 from app.services import activations, facts, jobs, publishing, runs, updates
 from app.services.audit import SYSTEM
 from app.services.publishing import Candidate, Result, Verdict
@@ -51,13 +51,26 @@ def test_proven_facts_are_published_and_activated(here: Deployment) -> None:
     assert current(here) == 1
     assert here.events(update_id) == ["queued", "started", "finished"]
     with here.database.reading() as session:
-        proofs = session.scalars(select(Proof).order_by(Proof.fact_id)).all()
+        proofs = session.scalars(select(Proof).order_by(Proof.fact_id, Proof.id)).all()
         rows = session.scalars(select(UpdateFact).order_by(UpdateFact.fact_id)).all()
-    assert [(row.fact_id, row.version, row.passed) for row in proofs] == [
-        (ids[0], 1, True),
-        (ids[1], 1, False),
+    assert [(row.fact_id, row.version, row.origin, row.passed) for row in proofs] == [
+        (ids[0], 1, "given", True),
+        (ids[0], 1, "negated", False),
+        (ids[1], 1, "given", False),
+        (ids[1], 1, "negated", True),
     ]
     assert [(row.proven, row.active) for row in rows] == [(True, False), (False, False)]
+
+
+def test_probes_that_the_trainer_wrote_are_asked_again_ever_after(here: Deployment) -> None:
+    with here.database.transaction() as session:
+        text = "The east gate is UNPROVEN."
+        fact, _ = facts.submit(session, SYSTEM, Fact(text=text, probes=[]))
+    for _ in range(2):
+        here.run_here(here.open())
+    with here.database.reading() as session:
+        stored = [(probe.question, probe.origin) for probe in facts.get(session, fact.id).probes]
+    assert stored == [("cloze?", "cloze"), ("model?", "model")]
 
 
 def test_the_next_update_builds_on_it_and_samples_what_it_knows(here: Deployment) -> None:
