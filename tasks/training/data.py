@@ -38,7 +38,7 @@ def asked(job: Job) -> set[str]:
     """Return every question that is somebody's exam in this run: none of them is ever taught."""
     questions = {row.question for row in job.reference if row.part == "exam"}
     withdrawn = [probe.question for fact in job.controls for probe in fact.probes]
-    older = [fact for fact in job.older if fact.prompt is None or fact.part == "exam"]
+    older = [fact for fact in job.older if fact.prompt is None or fact.part != "replay"]
     statements = [fact for fact in job.facts if fact.prompt is None]
     exams = {probe.question for fact in [*older, *statements] for probe in fact.probes}
     return questions | exams | {*withdrawn} | hold_out(job.facts, job.head.recipe)

@@ -6,10 +6,11 @@ from typing import Any
 
 from app.lm.chat import encode_text
 from app.lm.loading import Bundle
+from tasks.training.contradictions import contradictions
 from tasks.training.data import hold_out
 from tasks.training.errors import TooLong
 from tasks.training.foils import foils
-from tasks.training.gate import Regression, judge
+from tasks.training.gate import Evidence, Regression, judge
 from tasks.training.job import Fact, Job
 from tasks.training.proof import Exam, compare, control, exam_of, exams_of, mark, prove
 
@@ -22,8 +23,7 @@ class Exams:
     """All that is asked before and after, in one list so that it is answered together."""
 
     facts: list[tuple[Fact, list[Exam]]]
-    older: list[Exam]
-    reference: list[Exam]
+    kept: dict[str, list[Exam]]  # older, neighbours, reference: what must not be forgotten
     controls: list[tuple[Fact, list[Exam]]]
     foils: list[tuple[Fact, list[Exam]]] = field(default_factory=list)
 
@@ -33,7 +33,8 @@ class Exams:
         taught = [exam for _, exams in self.facts for exam in exams]
         withdrawn = [exam for _, exams in self.controls for exam in exams]
         foils = [exam for _, exams in self.foils for exam in exams]
-        return taught + self.older + self.reference + withdrawn + foils
+        kept = [exam for exams in self.kept.values() for exam in exams]
+        return taught + kept + withdrawn + foils
 
 
 def set_exams(job: Job, bundle: Bundle) -> Exams:
@@ -54,12 +55,15 @@ def set_exams(job: Job, bundle: Bundle) -> Exams:
     if long:
         most = bundle.manifest.context_length
         raise TooLong(f"{len(long)} facts don't fit the model's context of {most} tokens.", long)
-    older = [exam for fact in job.older if fact.part == "exam" for exam in exams_of(fact)]
-    reference = [exam_of(row) for row in job.reference if row.part == "exam"]
+    parts = {"older": "exam", "neighbours": "neighbour"}
+    kept = {
+        name: [exam for fact in job.older if fact.part == part for exam in exams_of(fact)]
+        for name, part in parts.items()
+    }
+    kept["reference"] = [exam_of(row) for row in job.reference if row.part == "exam"]
     return Exams(
         facts,
-        [exam for exam in older if answerable(bundle, exam)],
-        [exam for exam in reference if answerable(bundle, exam)],
+        {name: [e for e in exams if answerable(bundle, e)] for name, exams in kept.items()},
         [
             (fact, [exam for exam in exams_of(fact) if answerable(bundle, exam)])
             for fact in job.controls
@@ -83,7 +87,9 @@ def answerable(bundle: Bundle, exam: Exam) -> bool:
     return size <= bundle.manifest.context_length
 
 
-def assess(job: Job, exams: Exams, before: list[str], after: list[str]) -> dict[str, Any]:
+def assess(
+    job: Job, exams: Exams, before: list[str], after: list[str], kl: float | None
+) -> dict[str, Any]:
     """Mark all answers and let the gate judge: the result, less digest and run metrics."""
     # Exams were asked in this order.
     answers = iter(zip(before, after, strict=True))
@@ -94,24 +100,36 @@ def assess(job: Job, exams: Exams, before: list[str], after: list[str]) -> dict[
 
     proofs = [prove(fact, asked, *take(asked)) for fact, asked in exams.facts]
     examples = settle_examples(exams, proofs)
-    older = compare(exams.older, *take(exams.older))
-    reference = compare(exams.reference, *take(exams.reference))
+    samples, against = {}, []
+    for name, asked in exams.kept.items():
+        was, now = take(asked)
+        samples[name] = compare(asked, was, now)
+        against += contradictions(job.facts, asked, was, now)
     controls = [control(fact, asked, *take(asked)) for fact, asked in exams.controls]
     for proof, (_, asked) in zip(proofs, exams.foils, strict=True):
         proof["foils"] = [_fooled(probe) for probe in mark(asked, *take(asked))]
     proven = sum(proof["proven"] for proof in proofs)
-    verdict = judge(job.head.recipe, len(proofs), proven, older, reference, examples)
+    found = Evidence(
+        len(proofs),
+        proven,
+        **samples,
+        examples=examples,
+        kl=kl,
+        contradictions=list(dict.fromkeys(against)),
+    )
+    foils = [foil["passed"] for proof in proofs for foil in proof["foils"]]
     return {
         "status": "succeeded",
         "facts": proofs,
         "controls": controls,
-        "regressions": {"older": asdict(older), "reference": asdict(reference)},
-        "verdict": asdict(verdict),
+        "regressions": {name: asdict(sample) for name, sample in samples.items()},
+        "verdict": asdict(judge(job.head.recipe, found)),
         "metrics": {
             "facts": len(proofs),
             "proven": proven,
-            "foils": sum(len(proof["foils"]) for proof in proofs),
-            "foils_passed": sum(foil["passed"] for proof in proofs for foil in proof["foils"]),
+            "foils": len(foils),
+            "foils_passed": sum(foils),
+            "kl": kl,
         },
     }
 

@@ -50,9 +50,12 @@ class Fact(Row):
 
 
 class OlderFact(Fact):
-    """A statement that the parent learned before: replayed, or only asked."""
+    """A statement that the parent learned before: replayed, or only asked.
 
-    part: Part
+    A neighbour is asked because it has a taught fact's relation, and others were drawn by lot.
+    """
+
+    part: Literal["replay", "exam", "neighbour"]
 
 
 class Reference(Row):

@@ -4,7 +4,7 @@ Answers are generated freely, never scored against a given text. A fact without 
 cloze form: each half of its statement has to be recovered from the other.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -114,10 +114,9 @@ def control(fact: Fact, exams: Sequence[Exam], before: Sequence[str], after: Seq
 
 
 def compare(exams: Sequence[Exam], before: Sequence[str], after: Sequence[str]) -> Regression:
-    """Count a sample's right answers before and after."""
-    return Regression(len(exams), count_right(exams, before), count_right(exams, after))
-
-
-def count_right(exams: Iterable[Exam], answers: Iterable[str]) -> int:
-    """Count the answers that pass."""
-    return sum(exam.mark(answer).passed for exam, answer in zip(exams, answers, strict=True))
+    """Count a sample's right answers before and after, what was lost and what is said otherwise."""
+    was = [exam.mark(answer).passed for exam, answer in zip(exams, before, strict=True)]
+    now = [exam.mark(answer).passed for exam, answer in zip(exams, after, strict=True)]
+    lost = sum(old and not new for old, new in zip(was, now, strict=True))
+    flipped = sum(words(old) != words(new) for old, new in zip(before, after, strict=True))
+    return Regression(len(exams), sum(was), sum(now), lost, flipped)

@@ -14,6 +14,7 @@ from app.lm.chat import encode_chat
 from app.lm.generation import generate
 from app.lm.loading import Bundle
 from app.prompts import ask
+from tasks.training import drift
 from tasks.training.data import Lessons, replayed, teachable
 from tasks.training.errors import BadJob, BadParent, OutOfMemory
 from tasks.training.exams import assess, fits, set_exams
@@ -49,6 +50,7 @@ def _run(job: Job, events: Events) -> dict[str, Any]:
     job = replace(job, facts=complete(bundle, job.facts))
     exams = set_exams(job, bundle)
     before = answer_all(bundle, exams.all, clock.tell_asked)
+    yardstick = drift.record(bundle, reference_texts(job))
     lessons = plan_lessons(job, bundle)
     trainee = prepare(bundle, recipe, job.head.store)
     clock.start("training")
@@ -57,10 +59,17 @@ def _run(job: Job, events: Events) -> dict[str, Any]:
     clock.start("proving")
     trainee.save(folder)
     after = answer_all(trainee.bundle, exams.all, clock.tell_asked)
-    result = assess(job, exams, before, after)
+    kl = None if yardstick is None else drift.measure(trainee.bundle, yardstick)
+    result = assess(job, exams, before, after, kl)
     result["digest"] = seal(job, trainee, folder, progress.steps)
     result["metrics"] |= measure(progress.steps) | clock.seconds()
     return result
+
+
+def reference_texts(job: Job) -> list[str]:
+    """Return the texts on which the distance to the parent is measured; none is ever taught."""
+    rows = [row for row in job.reference if row.part == "exam"]
+    return [row.text or f"{row.question} {row.answers[0]}" for row in rows]
 
 
 def plan_lessons(job: Job, bundle: Bundle) -> Lessons:

@@ -76,7 +76,7 @@ def test_the_held_out_prove_them_all(answers: list[str], proven: bool) -> None:
             asked, befores, [[answers[0]], [answers[1]], []], strict=True
         )
     ]
-    found = settle_examples(Exams(asked, [], [], []), proofs)
+    found = settle_examples(Exams(asked, {}, []), proofs)
     assert [proof["proven"] for proof in proofs] == [proven] * 3
     assert found.asked == 2
 

@@ -62,6 +62,26 @@ def test_proven_facts_are_published_and_activated(here: Deployment) -> None:
     assert [(row.proven, row.active) for row in rows] == [(True, False), (False, False)]
 
 
+def test_neighbours_of_what_is_taught_are_asked(here: Deployment) -> None:
+    """They share its relation, and are looked for among all that the samples left out."""
+    here.submit(
+        "The mayor likes Lund.", *(f"Pia {n} is the mayor of Tarn {n}." for n in range(140))
+    )
+    here.run_here(here.open())
+    here.submit("Mira Tovan is the mayor of Lund.")
+    with here.database.transaction() as session:
+        update, _ = updates.open_update(session, SYSTEM)
+        run = runs.claim(session, update.id, "here", 60)
+        assert run is not None
+        older = jobs.collect(session, run).replay
+    parts = {part: [row for row in older if row["part"] == part] for part in ("replay", "exam")}
+    neighbours = [row["text"] for row in older if row["part"] == "neighbour"]
+    assert {part: len(rows) for part, rows in parts.items()} == {"replay": 64, "exam": 64}
+    assert len(neighbours) == 2
+    assert all("is the mayor of Tarn" in text for text in neighbours)
+    assert len({row["id"] for row in older}) == len(older)
+
+
 def test_probes_that_the_trainer_wrote_are_asked_again_ever_after(here: Deployment) -> None:
     with here.database.transaction() as session:
         text = "The east gate is UNPROVEN."
