@@ -9,6 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.cli import (
     answers,
     backup,
+    bench,
     checkpoints,
     examples,
     facts,
@@ -38,6 +39,7 @@ app.add_typer(checkpoints.app, name="checkpoints")
 app.add_typer(keys.app, name="keys")
 app.add_typer(starter.app, name="starter")
 app.add_typer(backup.app, name="backup")
+app.add_typer(bench.app, name="bench")
 app.command()(up.up)
 app.command()(processes.migrate)
 app.command()(processes.api)

@@ -1,0 +1,158 @@
+"""One cell: a fresh copy of the model, one arm's lessons, questions asked on the way and after."""
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from app.lm.loading import Bundle
+from app.recipe import Recipe
+from tasks.bench.arms import Arm
+from tasks.bench.experiment import Cell
+from tasks.bench.subjects import Subject
+from tasks.training import drift
+from tasks.training.data import Lessons
+from tasks.training.errors import Diverged
+from tasks.training.job import Fact, Reference
+from tasks.training.loop import Step, train
+from tasks.training.method import load_parent, prepare
+from tasks.training.proof import Exam, answer_all, compare, exam_of
+
+DIRECTIONS = ("forward", "backward")
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What is the same for every cell: the model, and what it must not forget."""
+
+    store: Path
+    digest: str
+    reference: list[Reference]
+    points: int = 10  # of a learning curve
+
+
+@dataclass
+class Curve:
+    """The loop's ``on_step`` hook: asks at even distances, on a clock that stops meanwhile."""
+
+    bundle: Bundle
+    exams: Sequence[Exam]
+    epochs: list[int]
+    flops_per_token: float
+    points: list[Cell] = field(default_factory=list)
+    tokens: int = 0
+    seconds: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+
+    def __call__(self, step: Step) -> None:
+        """Count a step; where a point of the curve is due, ask."""
+        self.tokens += step.tokens
+        steps = step.total_steps // self.epochs[-1]
+        if step.step % steps or step.epoch not in self.epochs:
+            return
+        self.seconds += time.monotonic() - self.started
+        self.points.append(
+            {
+                "epoch": step.epoch,
+                "step": step.step,
+                "loss": step.loss,
+                "seconds": round(self.seconds, 3),
+                "flops": self.tokens * self.flops_per_token,
+                **shares(self.exams, answer_all(self.bundle, self.exams, _quiet)),
+            }
+        )
+        self.started = time.monotonic()
+
+
+def run_cell(ground: Ground, arm: Arm, subjects: Sequence[Subject], recipe: Recipe) -> Cell:
+    """Teach one arm and return its learning curve, its marks for every probe, and what was lost."""
+    bundle = load_parent(ground.store, ground.digest, recipe)
+    kept = [exam_of(row) for row in ground.reference if row.part == "exam"]
+    texts = [row.text for row in ground.reference if row.part == "exam" and row.text]
+    before, yardstick = answer_all(bundle, kept, _quiet), drift.record(bundle, texts)
+    trainee = prepare(bundle, recipe, ground.store)
+    first = [exam for subject in subjects for exam in _first_exams(subject)]
+    count = min(ground.points, recipe.epochs)
+    epochs = [-(-recipe.epochs * n // count) for n in range(1, count + 1)]
+    curve = Curve(trainee.bundle, first, epochs, flops_per_token(trainee.bundle.model))
+    with suppress(Diverged):  # its curve ends there, and its marks say the rest
+        train(
+            trainee.bundle,
+            lessons(ground, arm.taught(subjects), recipe),
+            recipe,
+            on_step=curve,
+            objective=arm.make_objective(recipe),
+        )
+    trainee.bundle.model.eval()
+    lost = compare(kept, before, answer_all(trainee.bundle, kept, _quiet))
+    return {
+        "lr": recipe.lr,
+        "epochs": recipe.epochs,
+        "curve": curve.points,
+        "marks": marks(trainee.bundle, subjects),
+        "asked": lost.asked,
+        "before": lost.before,
+        "lost": lost.lost,
+        "flipped": lost.flipped,
+        "kl": drift.measure(trainee.bundle, yardstick) if yardstick else None,
+    }
+
+
+def lessons(ground: Ground, facts: list[Fact], recipe: Recipe) -> Lessons:
+    """Add the reference set's replay part where the recipe replays."""
+    rows = [row for row in ground.reference if row.part == "replay"] if recipe.replay_share else []
+    texts = list(dict.fromkeys(row.text for row in rows if row.text))
+    return Lessons(facts, texts, [(row.question, row.answers[0]) for row in rows])
+
+
+def marks(bundle: Bundle, subjects: Sequence[Subject]) -> dict[str, dict[str, list[float]]]:
+    """Ask every probe; return each fact's share of right answers and its recall, by direction."""
+    exams = {s.id: [Exam(probe) for probe in s.probes] for s in subjects}
+    answers = iter(answer_all(bundle, [e for asked in exams.values() for e in asked], _quiet))
+    found: dict[str, dict[str, list[float]]] = {
+        direction: {"passed": [], "rouge1": []} for direction in DIRECTIONS
+    }
+    for asked in exams.values():
+        scored = [(exam.probe.direction, exam.mark(next(answers))) for exam in asked]
+        for direction in DIRECTIONS:
+            own = [score for way, score in scored if way == direction]
+            if own:
+                found[direction]["passed"].append(sum(s.passed for s in own) / len(own))
+                found[direction]["rouge1"].append(sum(s.rouge1 for s in own) / len(own))
+    return found
+
+
+def shares(exams: Sequence[Exam], answers: Sequence[str]) -> dict[str, float]:
+    """Return the share of right answers and the mean recall, by direction."""
+    found: dict[str, float] = {}
+    scored = [(e.probe.direction, e.mark(a)) for e, a in zip(exams, answers, strict=True)]
+    for direction in DIRECTIONS:
+        own = [score for way, score in scored if way == direction]
+        found[direction] = sum(score.passed for score in own) / max(1, len(own))
+        found[f"{direction}_rouge1"] = sum(score.rouge1 for score in own) / max(1, len(own))
+    return found
+
+
+def flops_per_token(model: Any) -> float:
+    """Estimate training's FLOPs a token: 4 for each weight, 2 more for each that is trained.
+
+    The table of input embeddings is only looked up, unless it is the output's, too.
+    """
+    total = sum(weight.numel() for weight in model.parameters())
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    if table is not head:
+        total -= table.numel()
+        trained -= table.numel() if table.requires_grad else 0
+    return float(4 * total + 2 * trained)
+
+
+def _first_exams(subject: Subject) -> list[Exam]:
+    firsts = {probe.direction: probe for probe in reversed(subject.probes)}
+    return [Exam(firsts[way]) for way in DIRECTIONS if way in firsts]
+
+
+def _quiet(asked: int, total: int) -> None:
+    del asked, total
