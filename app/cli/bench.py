@@ -19,11 +19,6 @@ Fields = Annotated[str, typer.Option(help="Fields of the recipe that differ, as 
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
 
 
-@app.callback()
-def _is_group() -> None:
-    pass
-
-
 @app.command()
 def knowledge(
     folder: Out = Path("bench-knowledge"),
@@ -59,6 +54,40 @@ def knowledge(
         "methods": _words(methods),
         "seeds": seeds,
         "exposures": exposures,
+        "recipe": _object(recipe),
+        "threads": threads,
+    }
+    for path in run(plan_of({**given, **(QUICK if quick else {})}), folder):
+        out.print(str(path))
+
+
+@app.command()
+def sft(
+    folder: Out = Path("bench-sft"),
+    model: Model = "starter",
+    revision: Revision = "",
+    examples: Annotated[
+        Path | None, typer.Option(exists=True, help="JSONL, as POST /v1/examples/batch.")
+    ] = None,
+    taught: Annotated[int, typer.Option(min=2, help="Problems that are taught.")] = 400,
+    asked: Annotated[int, typer.Option(min=2, help="Others that are asked.")] = 200,
+    epochs: Annotated[int, typer.Option(min=1, help="Showings of each problem.")] = 10,
+    seeds: Seeds = 3,
+    recipe: Fields = "{}",
+    threads: Threads = 2,
+    quick: Quick = False,
+) -> None:
+    """Plain against demasking SFT on worked word problems, at equal steps and at equal FLOPs."""
+    from tasks.bench.sft import QUICK, plan_of, run
+
+    given = {
+        "model": model,
+        "revision": revision,
+        "examples": examples,
+        "taught": taught,
+        "asked": asked,
+        "epochs": epochs,
+        "seeds": seeds,
         "recipe": _object(recipe),
         "threads": threads,
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from app.lm import base
 from app.lm.loading import Bundle
 from app.recipe import Recipe
 from tasks.bench.arms import Arm
@@ -31,6 +32,19 @@ class Ground:
     digest: str
     reference: list[Reference]
     points: int = 10  # of a learning curve
+
+
+def open_ground(
+    out: Path, model: str, revision: str, reference: Path | None = None, kept: int = 0
+) -> Ground:
+    """Import the model and read what it must not forget, of which ``kept`` questions are asked."""
+    digest = base.import_base(out / "store", model, revision)
+    if reference is None and model == "starter":
+        reference = base.STARTER / "reference.jsonl"
+    lines = reference.read_bytes().splitlines() if reference else []
+    rows = [Reference.model_validate_json(line) for line in lines]
+    exams = [row for row in rows if row.part == "exam"][:kept]
+    return Ground(out / "store", digest, [r for r in rows if r.part == "replay"] + exams)
 
 
 @dataclass
@@ -60,7 +74,7 @@ class Curve:
                 "loss": step.loss,
                 "seconds": round(self.seconds, 3),
                 "flops": self.tokens * self.flops_per_token,
-                **shares(self.exams, answer_all(self.bundle, self.exams, _quiet)),
+                **shares(self.exams, answer_all(self.bundle, self.exams, quiet)),
             }
         )
         self.started = time.monotonic()
@@ -71,7 +85,7 @@ def run_cell(ground: Ground, arm: Arm, subjects: Sequence[Subject], recipe: Reci
     bundle = load_parent(ground.store, ground.digest, recipe)
     kept = [exam_of(row) for row in ground.reference if row.part == "exam"]
     texts = [row.text for row in ground.reference if row.part == "exam" and row.text]
-    before, yardstick = answer_all(bundle, kept, _quiet), drift.record(bundle, texts)
+    before, yardstick = answer_all(bundle, kept, quiet), drift.record(bundle, texts)
     trainee = prepare(bundle, recipe, ground.store)
     first = [exam for subject in subjects for exam in _first_exams(subject)]
     count = min(ground.points, recipe.epochs)
@@ -86,7 +100,7 @@ def run_cell(ground: Ground, arm: Arm, subjects: Sequence[Subject], recipe: Reci
             objective=arm.make_objective(recipe),
         )
     trainee.bundle.model.eval()
-    lost = compare(kept, before, answer_all(trainee.bundle, kept, _quiet))
+    lost = compare(kept, before, answer_all(trainee.bundle, kept, quiet))
     return {
         "lr": recipe.lr,
         "epochs": recipe.epochs,
@@ -110,7 +124,7 @@ def lessons(ground: Ground, facts: list[Fact], recipe: Recipe) -> Lessons:
 def marks(bundle: Bundle, subjects: Sequence[Subject]) -> dict[str, dict[str, list[float]]]:
     """Ask every probe; return each fact's share of right answers and its recall, by direction."""
     exams = {s.id: [Exam(probe) for probe in s.probes] for s in subjects}
-    answers = iter(answer_all(bundle, [e for asked in exams.values() for e in asked], _quiet))
+    answers = iter(answer_all(bundle, [e for asked in exams.values() for e in asked], quiet))
     found: dict[str, dict[str, list[float]]] = {
         direction: {"passed": [], "rouge1": []} for direction in DIRECTIONS
     }
@@ -154,5 +168,6 @@ def _first_exams(subject: Subject) -> list[Exam]:
     return [Exam(firsts[way]) for way in DIRECTIONS if way in firsts]
 
 
-def _quiet(asked: int, total: int) -> None:
+def quiet(asked: int, total: int) -> None:
+    """Hear how many questions are answered; a cell tells nothing on its way."""
     del asked, total

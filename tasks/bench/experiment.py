@@ -7,11 +7,14 @@ import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from app.cli.console import Stop
 
 Cell = dict[str, Any]
+T = TypeVar("T")
 Interval = tuple[float, float, float]  # mean, low, high
 DRAWS = 1000
 TAIL = 0.025
@@ -50,6 +53,15 @@ class Ledger:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def parse(kind: type[T], given: Cell) -> T:
+    """Make a plan or recipe of what was given; Stop names the first field that can't be."""
+    try:
+        return TypeAdapter(kind).validate_python(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise Stop(f"{'/'.join(map(str, first['loc']))}: {first['msg']}.") from None
 
 
 def _whole_lines(path: Path) -> list[Cell]:

@@ -11,19 +11,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from rich.progress import Progress
 
 from app.cli.console import Stop, errors
-from app.lm import base
 from app.lm.store import manifest_of
 from app.recipe import SMALL_MODEL_PARAMETERS, MethodName, ObjectiveName, Recipe
 from tasks.bench.arms import Arm, Paraphrases, all_arms, budget, settings_of
-from tasks.bench.cells import Ground, run_cell
-from tasks.bench.experiment import Cell, Ledger
+from tasks.bench.cells import open_ground, run_cell
+from tasks.bench.experiment import Cell, Ledger, parse
 from tasks.bench.knowledge_report import write_report
 from tasks.bench.subjects import Subject, invent, read_subjects, split
-from tasks.training.job import Reference
 
 # What each method is tried with: all weights of a small and of a large model, and adapters.
 RATES = {
@@ -69,12 +66,8 @@ QUICK = {
 
 def plan_of(given: dict[str, Any]) -> Plan:
     """Check what was asked for; Stop names what can't be."""
-    try:
-        plan = TypeAdapter(Plan).validate_python(given)
-        Recipe(**{**ALONE, **plan.recipe})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise Stop(f"{'/'.join(map(str, first['loc']))}: {first['msg']}.") from None
+    plan = parse(Plan, given)
+    parse(Recipe, {**ALONE, **plan.recipe})
     return plan
 
 
@@ -83,7 +76,7 @@ def run(plan: Plan, out: Path) -> list[Path]:
     torch.set_num_threads(plan.threads)
     out.mkdir(parents=True, exist_ok=True)
     subjects = _subjects(plan, out)
-    ground = _prepare(plan, out)
+    ground = open_ground(out, plan.model, plan.revision, plan.reference, plan.kept)
     settings = {**asdict(plan), "model": ground.digest, "facts": _digest(subjects)}
     settings = {name: str(v) if isinstance(v, Path) else v for name, v in settings.items()}
     ledger = Ledger(out / "knowledge.jsonl", settings)
@@ -95,7 +88,7 @@ def run(plan: Plan, out: Path) -> list[Path]:
     tuned, reported = split(subjects)
     results: dict[str, list[Cell]] = {}
     total = sum(len(rates[arm.method]) + plan.seeds for arm in arms)
-    with Progress(console=errors) as bar:
+    with Progress(console=errors, disable=not errors.is_terminal) as bar:
         task = bar.add_task("cells", total=total)
 
         def cell(
@@ -149,18 +142,6 @@ def _subjects(plan: Plan, out: Path) -> list[Subject]:
     if len(subjects) < 3:
         raise Stop(f"{path} holds {len(subjects)} facts; 3 are the least that can be parted.")
     return subjects
-
-
-def _prepare(plan: Plan, out: Path) -> Ground:
-    """Import the model and read what it must not forget."""
-    digest = base.import_base(out / "store", plan.model, plan.revision)
-    path = plan.reference
-    if path is None and plan.model == "starter":
-        path = base.STARTER / "reference.jsonl"
-    lines = path.read_bytes().splitlines() if path else []
-    rows = [TypeAdapter(Reference).validate_json(line) for line in lines]
-    exams = [row for row in rows if row.part == "exam"][: plan.kept]
-    return Ground(out / "store", digest, [r for r in rows if r.part == "replay"] + exams)
 
 
 def _has_texts(arm: Arm, subjects: Sequence[Subject]) -> bool:
