@@ -95,6 +95,42 @@ def sft(
         out.print(str(path))
 
 
+@app.command()
+def sequence(
+    folder: Out = Path("bench-sequence"),
+    model: Model = "starter",
+    revision: Revision = "",
+    facts: Annotated[
+        Path | None, typer.Option(exists=True, help="JSONL, as POST /v1/facts; else invented.")
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option(exists=True, help="JSONL of what must not be forgotten.")
+    ] = None,
+    updates: Annotated[int, typer.Option(min=1, help="Updates, one on the other.")] = 20,
+    size: Annotated[int, typer.Option(min=1, help="Facts of each.")] = 20,
+    seeds: Seeds = 3,
+    recipe: Fields = "{}",
+    threads: Threads = 2,
+    quick: Quick = False,
+) -> None:
+    """Updates one on the other, with every defence against forgetting and with each left out."""
+    from tasks.bench.sequence import QUICK, plan_of, run
+
+    given = {
+        "model": model,
+        "revision": revision,
+        "facts": facts,
+        "reference": reference,
+        "updates": updates,
+        "size": size,
+        "seeds": seeds,
+        "recipe": _object(recipe),
+        "threads": threads,
+    }
+    for path in run(plan_of({**given, **(QUICK if quick else {})}), folder):
+        out.print(str(path))
+
+
 def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 

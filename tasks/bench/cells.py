@@ -84,8 +84,8 @@ def run_cell(ground: Ground, arm: Arm, subjects: Sequence[Subject], recipe: Reci
     """Teach one arm and return its learning curve, its marks for every probe, and what was lost."""
     bundle = load_parent(ground.store, ground.digest, recipe)
     kept = [exam_of(row) for row in ground.reference if row.part == "exam"]
-    texts = [row.text for row in ground.reference if row.part == "exam" and row.text]
-    before, yardstick = answer_all(bundle, kept, quiet), drift.record(bundle, texts)
+    before = answer_all(bundle, kept, quiet)
+    yardstick = drift.record(bundle, drift.texts_of(ground.reference))
     trainee = prepare(bundle, recipe, ground.store)
     first = [exam for subject in subjects for exam in _first_exams(subject)]
     count = min(ground.points, recipe.epochs)

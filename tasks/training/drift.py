@@ -9,6 +9,7 @@ from torch import Tensor
 
 from app.lm.loading import Bundle
 from tasks.training.data import micro_batches
+from tasks.training.job import Reference
 from tasks.training.objectives.base import Batch, look_at_targets
 from tasks.training.objectives.causal import Causal
 
@@ -26,6 +27,12 @@ class Yardstick:
     texts: list[str]
     likeliest: Tensor  # [N, K] int64
     shares: Tensor  # [N, K + 1] float32, the last column is the rest; each row sums to 1
+
+
+def texts_of(rows: Sequence[Reference]) -> list[str]:
+    """Return the texts of a reference set's exam part; none of them is ever taught."""
+    exams = [row for row in rows if row.part == "exam"]
+    return [row.text or f"{row.question} {row.answers[0]}" for row in exams]
 
 
 def record(bundle: Bundle, texts: Sequence[str], likeliest: int = LIKELIEST) -> Yardstick | None:

@@ -50,7 +50,7 @@ def _run(job: Job, events: Events) -> dict[str, Any]:
     job = replace(job, facts=complete(bundle, job.facts))
     exams = set_exams(job, bundle)
     before = answer_all(bundle, exams.all, clock.tell_asked)
-    yardstick = drift.record(bundle, reference_texts(job))
+    yardstick = drift.record(bundle, drift.texts_of(job.reference))
     lessons = plan_lessons(job, bundle)
     trainee = prepare(bundle, recipe, job.head.store)
     clock.start("training")
@@ -64,12 +64,6 @@ def _run(job: Job, events: Events) -> dict[str, Any]:
     result["digest"] = seal(job, trainee, folder, progress.steps)
     result["metrics"] |= measure(progress.steps) | clock.seconds()
     return result
-
-
-def reference_texts(job: Job) -> list[str]:
-    """Return the texts on which the distance to the parent is measured; none is ever taught."""
-    rows = [row for row in job.reference if row.part == "exam"]
-    return [row.text or f"{row.question} {row.answers[0]}" for row in rows]
 
 
 def plan_lessons(job: Job, bundle: Bundle) -> Lessons:

@@ -67,7 +67,8 @@ def submit(database: Database, count: int) -> list[str]:
 def test_a_retracted_fact_is_no_longer_answered(settings: Settings, database: Database) -> None:
     ids = submit(database, 20)
     # What is judged here is the retracted fact alone.
-    recipe = Recipe(replay_share=0, kl_weight=0, max_reference_drop=1, max_older_drop=1)
+    limits = {"max_reference_drop": 1, "max_older_drop": 1, "max_kl": 100}
+    recipe = Recipe(replay_share=0, kl_weight=0, **limits)
     supervisor = Supervisor(database, settings, "here", threading.Event())
     with database.transaction() as session:
         learn, _ = updates.open_update(session, SYSTEM, recipe=recipe)
