@@ -16,6 +16,12 @@ Revision = Annotated[str, typer.Option(help="Commit hash that pins a hub model."
 Quick = Annotated[bool, typer.Option("--quick", help="A toy of every step, in a minute.")]
 Seeds = Annotated[int, typer.Option(min=1, help="Seeds of each arm that is reported.")]
 Fields = Annotated[str, typer.Option(help="Fields of the recipe that differ, as JSON.")]
+Facts = Annotated[
+    Path | None, typer.Option(exists=True, help="JSONL, as POST /v1/facts; else invented.")
+]
+Reference = Annotated[
+    Path | None, typer.Option(exists=True, help="JSONL of what must not be forgotten.")
+]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
 
 
@@ -24,13 +30,9 @@ def knowledge(
     folder: Out = Path("bench-knowledge"),
     model: Model = "starter",
     revision: Revision = "",
-    facts: Annotated[
-        Path | None, typer.Option(exists=True, help="JSONL, as POST /v1/facts; else invented.")
-    ] = None,
+    facts: Facts = None,
     invented: Annotated[int, typer.Option(min=3, help="How many to invent.")] = 60,
-    reference: Annotated[
-        Path | None, typer.Option(exists=True, help="JSONL of what must not be forgotten.")
-    ] = None,
+    reference: Reference = None,
     objectives: Annotated[str, typer.Option(help="With commas.")] = "masked,tokens,causal",
     paraphrases: Annotated[str, typer.Option(help="With commas.")] = "none,same,permuted",
     methods: Annotated[str, typer.Option(help="With commas.")] = "full,lora",
@@ -100,12 +102,8 @@ def sequence(
     folder: Out = Path("bench-sequence"),
     model: Model = "starter",
     revision: Revision = "",
-    facts: Annotated[
-        Path | None, typer.Option(exists=True, help="JSONL, as POST /v1/facts; else invented.")
-    ] = None,
-    reference: Annotated[
-        Path | None, typer.Option(exists=True, help="JSONL of what must not be forgotten.")
-    ] = None,
+    facts: Facts = None,
+    reference: Reference = None,
     updates: Annotated[int, typer.Option(min=1, help="Updates, one on the other.")] = 20,
     size: Annotated[int, typer.Option(min=1, help="Facts of each.")] = 20,
     seeds: Seeds = 3,
@@ -123,6 +121,40 @@ def sequence(
         "reference": reference,
         "updates": updates,
         "size": size,
+        "seeds": seeds,
+        "recipe": _object(recipe),
+        "threads": threads,
+    }
+    for path in run(plan_of({**given, **(QUICK if quick else {})}), folder):
+        out.print(str(path))
+
+
+@app.command()
+def retraction(
+    folder: Out = Path("bench-retraction"),
+    model: Model = "starter",
+    revision: Revision = "",
+    facts: Facts = None,
+    reference: Reference = None,
+    taught: Annotated[int, typer.Option(min=2, help="Facts that are taught.")] = 40,
+    retracted: Annotated[int, typer.Option(min=1, help="Of these, retracted.")] = 10,
+    control: Annotated[int, typer.Option(min=1, help="Others, never taught.")] = 20,
+    seeds: Seeds = 3,
+    recipe: Fields = "{}",
+    threads: Threads = 2,
+    quick: Quick = False,
+) -> None:
+    """What a rebuild without retracted facts still answers, beside facts never taught."""
+    from tasks.bench.retraction import QUICK, plan_of, run
+
+    given = {
+        "model": model,
+        "revision": revision,
+        "facts": facts,
+        "reference": reference,
+        "taught": taught,
+        "retracted": retracted,
+        "control": control,
         "seeds": seeds,
         "recipe": _object(recipe),
         "threads": threads,
