@@ -24,10 +24,11 @@ class Probe(Wire):
 
 
 class Fact(Wire):
-    """One statement and where it stands."""
+    """One statement and where it stands; an example has a prompt, its text is the response."""
 
     id: str
     text: str
+    prompt: str | None = None
     status: str
     version: int | None = None
     deduplicated: bool = False
