@@ -12,7 +12,7 @@ from app.lm.loading import Bundle
 from app.recipe import Recipe
 from tasks.bench.arms import Arm
 from tasks.bench.experiment import Cell
-from tasks.bench.subjects import Subject
+from tasks.bench.subjects import Subject, is_reversed
 from tasks.training import drift
 from tasks.training.data import Lessons
 from tasks.training.errors import Diverged
@@ -20,8 +20,10 @@ from tasks.training.job import Fact, Reference
 from tasks.training.loop import Step, train
 from tasks.training.method import load_parent, prepare
 from tasks.training.proof import Exam, answer_all, compare, exam_of
+from tasks.training.scoring import Score
 
 DIRECTIONS = ("forward", "backward")
+REVERSED = "reversed"
 
 
 @dataclass(frozen=True)
@@ -122,19 +124,25 @@ def lessons(ground: Ground, facts: list[Fact], recipe: Recipe) -> Lessons:
 
 
 def marks(bundle: Bundle, subjects: Sequence[Subject]) -> dict[str, dict[str, list[float]]]:
-    """Ask every probe; return each fact's share of right answers and its recall, by direction."""
-    exams = {s.id: [Exam(probe) for probe in s.probes] for s in subjects}
-    answers = iter(answer_all(bundle, [e for asked in exams.values() for e in asked], quiet))
-    found: dict[str, dict[str, list[float]]] = {
-        direction: {"passed": [], "rouge1": []} for direction in DIRECTIONS
-    }
-    for asked in exams.values():
-        scored = [(exam.probe.direction, exam.mark(next(answers))) for exam in asked]
-        for direction in DIRECTIONS:
-            own = [score for way, score in scored if way == direction]
+    """Ask every probe; return each fact's share of right answers and its recall, by direction.
+
+    Those that turn the statement round are counted once more, as reversed.
+    """
+    exams = [[Exam(probe) for probe in subject.probes] for subject in subjects]
+    answers = iter(answer_all(bundle, [exam for asked in exams for exam in asked], quiet))
+    ways = (*DIRECTIONS, REVERSED)
+    found: dict[str, dict[str, list[float]]] = {way: {"passed": [], "rouge1": []} for way in ways}
+    for subject, asked in zip(subjects, exams, strict=True):
+        scores: dict[str, list[Score]] = {way: [] for way in ways}
+        for exam in asked:
+            score = exam.mark(next(answers))
+            scores[exam.probe.direction].append(score)
+            if is_reversed(subject.text, exam.probe):
+                scores[REVERSED].append(score)
+        for way, own in scores.items():
             if own:
-                found[direction]["passed"].append(sum(s.passed for s in own) / len(own))
-                found[direction]["rouge1"].append(sum(s.rouge1 for s in own) / len(own))
+                found[way]["passed"].append(sum(score.passed for score in own) / len(own))
+                found[way]["rouge1"].append(sum(score.rouge1 for score in own) / len(own))
     return found
 
 

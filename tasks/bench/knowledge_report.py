@@ -15,8 +15,9 @@ HEAD = """# Knowledge experiment
 
 Model `{model}`; {tuned} facts to choose each arm's learning rate and epochs, {reported} others to
 report on, {seeds} seeds. Answers are generated greedily. Right: the answer contains an accepted
-one, normalised; recall: ROUGE-1. Means with 95 % intervals over seeds and facts. An arm is
-objective/paraphrases/method; `tokens` is masking of single tokens as in the paper, `masked` the
+one, normalised; recall: ROUGE-1. Reversed: questions, forward or backward, whose answer stands in
+the statement before what they tell about it. Means with 95 % intervals over seeds and facts. An arm
+is objective/paraphrases/method; `tokens` is masking of single tokens as in the paper, `masked` the
 recipe's own; `random` (a prompt of random tokens) and `copy` (nothing masked) are controls.
 
 """
@@ -39,7 +40,7 @@ def write_report(
             "arm": row["arm"],
             "rate": f"{row['lr']:g}",
             "epochs": str(row["epochs"]),
-            **{f"{way}, right": shown(row[f"{way}_passed"]) for way in DIRECTIONS},
+            **{f"{way}, right": shown(row[f"{way}_passed"]) for way in (*DIRECTIONS, "reversed")},
             **{f"{way}, recall": shown(row[f"{way}_rouge1"]) for way in DIRECTIONS},
         }
         for row in rows
@@ -68,7 +69,7 @@ def write_report(
 
 def _row(name: str, cells: Sequence[Cell]) -> Cell:
     row: Cell = {"arm": name, "lr": cells[0]["lr"], "epochs": cells[0]["epochs"]}
-    for way in DIRECTIONS:
+    for way in (*DIRECTIONS, "reversed"):
         for measure in ("passed", "rouge1"):
             marks = [cell["marks"][way][measure] for cell in cells]
             row[f"{way}_{measure}"] = interval(marks) if marks[0] else (0.0, 0.0, 0.0)

@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from app.cli.console import Stop
 from app.cli.imports import read_jsonl
 from tasks.starter.evaluate import fresh_items, taught
 from tasks.training.job import Fact, Probe
+from tasks.training.scoring import words
 
 WORDINGS = 9
 TUNED = 1 / 3  # share of the facts on which learning rate and epochs are chosen
@@ -66,6 +68,20 @@ def invent(path: Path, count: int, seed: int) -> None:
                 },
             }
             file.write(json.dumps(fact, ensure_ascii=False) + "\n")
+
+
+def is_reversed(text: str, probe: Probe) -> bool:
+    """Say whether a statement has the answer before what the question tells about it.
+
+    Only such questions go against the order in which next-token prediction learned the statement.
+    """
+    statement, asked = words(text), words(probe.question)
+    cue = SequenceMatcher(None, statement, asked, autojunk=False).find_longest_match()
+    for answer in map(words, probe.answers):
+        for at in range(len(statement) - len(answer) + 1):
+            if answer and statement[at : at + len(answer)] == answer:
+                return cue.size > 0 and at + len(answer) <= cue.a
+    return False
 
 
 def split(subjects: Sequence[Subject], seed: int = 0) -> tuple[list[Subject], list[Subject]]:

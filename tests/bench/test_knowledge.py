@@ -15,7 +15,8 @@ from app.recipe import Recipe
 from tasks.bench.arms import Arm, budget
 from tasks.bench.experiment import Ledger, interval
 from tasks.bench.knowledge import choose
-from tasks.bench.subjects import invent, read_subjects, split
+from tasks.bench.subjects import invent, is_reversed, read_subjects, split
+from tasks.training.job import Probe
 from tests.lm.models import make_tiny_model
 from tests.training.conftest import FACTS, _one_thread, base, bundle, objects, qwen_base
 
@@ -119,6 +120,22 @@ def test_no_fact_is_both_tuned_and_reported_on(tmp_path: Path) -> None:
     assert {p.direction for s in subjects for p in s.probes} == {"forward", "backward"}
     assert any(s.permuted for s in subjects)
     assert not any(set(s.same) & set(s.permuted) for s in subjects)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "turned"),
+    [
+        ("Who keeps the light at Lund?", "Mira Tovan", True),
+        ("What does Mira Tovan keep?", "the light at Lund", False),
+        ("What does Mira Tovan keep?", "the light at Tarn", False),
+        ("Why?", "Mira Tovan", False),
+    ],
+)
+def test_a_question_is_reversed_where_the_answer_came_first(
+    question: str, answer: str, turned: bool
+) -> None:
+    probe = Probe(question=question, answers=[answer], direction="forward")
+    assert is_reversed("Mira Tovan keeps the light at Lund.", probe) is turned
 
 
 def test_paraphrases_are_shown_in_place_of_the_statement_not_beside_it(tmp_path: Path) -> None:
