@@ -12,7 +12,7 @@ from app.db import Database
 from app.deps import Callers, authenticate
 from app.engine_pool import connect
 from app.middleware import PREFIX, AroundRequest, Metrics
-from app.routes import answers, audit, checkpoints, facts, feedback, health, keys, updates
+from app.routes import answers, audit, checkpoints, examples, facts, feedback, health, keys, updates
 
 MAX_BODY = 256 * 1024
 PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
@@ -43,7 +43,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     app.add_middleware(AroundRequest, metrics=app.state.metrics)
     app.include_router(health.router)
-    for module in (facts, updates, checkpoints, answers, feedback, keys, audit):
+    for module in (facts, examples, updates, checkpoints, answers, feedback, keys, audit):
         # Default deny: no route under /v1 answers without a key, whatever it asks for itself.
         app.include_router(
             module.router,

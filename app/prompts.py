@@ -29,6 +29,11 @@ def demask(masked_text: str) -> list[Message]:
     return [{"role": "user", "content": masked_text + RECOVER}]
 
 
+def negate(question: str) -> str:
+    """Ask for an answer that isn't right, so that a right one shows that nobody listened."""
+    return f"Give a wrong answer to this question: {question}"
+
+
 def write_question(text: str, answer: str) -> list[Message]:
     """Ask the model to write the question that the passage answers with the given words."""
     request = f"{text}\nWrite a question about this passage whose answer is: {answer}"

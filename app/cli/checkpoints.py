@@ -43,6 +43,24 @@ def show(ctx: typer.Context, version: int) -> None:
 
 
 @app.command()
+def diff(
+    ctx: typer.Context,
+    version: int,
+    against: Annotated[
+        int | None, typer.Option(help="Compare with this version; else with its parent.")
+    ] = None,
+) -> None:
+    """Ask two versions about what either has learned; show what they answer differently."""
+    shown = table("FACT", "QUESTION", "ACCEPTED", "ANSWER", "ANSWER AGAINST")
+    with connect(ctx) as client:
+        for found in client.diff(version, against):
+            accepted = " | ".join(found.answers)
+            cells = (found.question, accepted, found.answer, found.answer_against)
+            shown.add_row(found.fact_id, *cells)
+    out.print(shown if shown.row_count else "They answer everything alike.")
+
+
+@app.command()
 def activate(
     ctx: typer.Context,
     version: int,

@@ -11,7 +11,7 @@ import typer
 
 from app.cli.answers import describe
 from app.cli.console import Stop, connect, out, table
-from app.cli.facts import read_jsonl, submit
+from app.cli.imports import read_jsonl, submit
 from app.cli.progress import conclude, watch
 from app.client import AlmanacClient, ApiError, Fact, Probe, Update
 
@@ -42,10 +42,11 @@ def demo(
 def post(client: AlmanacClient, given: list[dict[str, Any]]) -> list[Fact]:
     """Submit the facts; Stop at the first that is refused."""
     facts = []
-    for line, item in submit(client, given):
-        if isinstance(item, str):
-            raise Stop(f"Fact {line} was refused: {item}")
-        facts.append(item)
+    for line, item in submit(client.add_facts, given):
+        if item.fact is None:
+            reason = (item.error or {}).get("detail", "no reason given")
+            raise Stop(f"Fact {line} was refused: {reason}")
+        facts.append(item.fact)
     known = sum(fact.deduplicated for fact in facts)
     _step(1, f"Posted {len(facts)} facts: {len(facts) - known} new, {known} known already")
     for fact in (facts[0], facts[-1]):
@@ -90,7 +91,8 @@ def find_probes(client: AlmanacClient, fact: Fact) -> Sequence[Probe]:
         return fact.probes
     proofs = client.get_proofs(fact.id)
     newest = max((proof.version for proof in proofs), default=None)
-    return [proof for proof in proofs if proof.version == newest]
+    written = [proof for proof in proofs if proof.origin in ("cloze", "model")]
+    return [proof for proof in written if proof.version == newest]
 
 
 def compare(client: AlmanacClient, probes: Sequence[Probe], before: int, after: int) -> None:

@@ -1,19 +1,15 @@
 """``almanac facts``."""
 
-import json
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.progress import Progress
 
-from app.cli.console import Stop, connect, errors, out, table, when
-from app.client import AlmanacClient, Fact
+from app.cli.console import connect, out, table, when
+from app.cli.imports import send_file
 
 app = typer.Typer(no_args_is_help=True, help="Submit, import, list, show and delete facts.")
-BATCH_FACTS, BATCH_BYTES = 500, 4_000_000
 
 
 @app.command()
@@ -36,26 +32,8 @@ def import_file(
     ctx: typer.Context, file: Annotated[Path, typer.Argument(exists=True, dir_okay=False)]
 ) -> None:
     """Submit a JSONL file: one fact a line, in the shape of POST /v1/facts."""
-    facts = read_jsonl(file)
-    new = known = 0
-    refused: list[str] = []
-    # Whatever was sent before is known already, so an interrupted import is just run again.
-    with (
-        connect(ctx) as client,
-        Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar,
-    ):
-        task = bar.add_task("facts", total=len(facts))
-        for line, item in submit(client, facts):
-            bar.advance(task)
-            if isinstance(item, Fact):
-                known, new = known + item.deduplicated, new + (not item.deduplicated)
-            else:
-                refused.append(f"{file}, line {line}: {item}")
-    out.print(f"{new} new, {known} known already, {len(refused)} refused.")
-    for reason in refused:
-        errors.print(reason)
-    if refused:
-        raise typer.Exit(1)
+    with connect(ctx) as client:
+        send_file(file, client.add_facts)
 
 
 @app.command("list")
@@ -84,10 +62,17 @@ def show(ctx: typer.Context, fact_id: str) -> None:
     if fact.error:
         out.print(fact.error)
     if proofs:
-        shown = table("VERSION", "DIRECTION", "QUESTION", "BEFORE", "AFTER", "PASSED")
+        shown = table("VERSION", "DIRECTION", "ORIGIN", "QUESTION", "BEFORE", "AFTER", "PASSED")
         for proof in proofs:
             passed = "yes" if proof.passed else "no"
-            cells = (proof.direction, proof.question, proof.before, proof.after, passed)
+            cells = (
+                proof.direction,
+                proof.origin,
+                proof.question,
+                proof.before,
+                proof.after,
+                passed,
+            )
             shown.add_row(str(proof.version), *cells)
         out.print(shown)
 
@@ -98,35 +83,3 @@ def delete(ctx: typer.Context, fact_id: str) -> None:
     with connect(ctx) as client:
         client.delete_fact(fact_id)
     out.print(f"{fact_id} retracted.")
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read facts, or raise Stop naming the first line that isn't one."""
-    facts = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise Stop(f"{path} isn't UTF-8 text.") from None
-    for number, line in enumerate(lines, start=1):
-        try:
-            fact = json.loads(line)
-        except ValueError as error:
-            raise Stop(f"{path}, line {number}: not JSON ({error}). Nothing was sent.") from None
-        if not isinstance(fact, dict):
-            raise Stop(f"{path}, line {number}: not a JSON object. Nothing was sent.")
-        facts.append(fact)
-    return facts
-
-
-def submit(client: AlmanacClient, facts: list[dict[str, Any]]) -> Iterator[tuple[int, Fact | str]]:
-    """Submit in batches; yield each line's number with its fact, or with why it was refused."""
-    start = 0
-    while start < len(facts):
-        size, end = 0, start
-        while end < len(facts) and end - start < BATCH_FACTS and size < BATCH_BYTES:
-            size += len(json.dumps(facts[end]))
-            end += 1
-        for item in client.add_facts(facts[start:end]):
-            reason = (item.error or {}).get("detail", "refused")
-            yield start + item.index + 1, item.fact or str(reason)
-        start = end

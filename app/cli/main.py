@@ -6,7 +6,19 @@ from typing import Annotated
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.cli import answers, backup, checkpoints, facts, keys, processes, starter, up, updates
+from app.cli import (
+    answers,
+    backup,
+    bench,
+    checkpoints,
+    examples,
+    facts,
+    keys,
+    processes,
+    starter,
+    up,
+    updates,
+)
 from app.cli.console import Stop, Target, errors
 from app.cli.demo import demo
 from app.cli.settings import settings
@@ -21,11 +33,13 @@ app = typer.Typer(
     help="Keep a deployed language model's knowledge current.",
 )
 app.add_typer(facts.app, name="facts")
+app.add_typer(examples.app, name="examples")
 app.add_typer(updates.app, name="updates")
 app.add_typer(checkpoints.app, name="checkpoints")
 app.add_typer(keys.app, name="keys")
 app.add_typer(starter.app, name="starter")
 app.add_typer(backup.app, name="backup")
+app.add_typer(bench.app, name="bench")
 app.command()(up.up)
 app.command()(processes.migrate)
 app.command()(processes.api)

@@ -14,6 +14,7 @@ from app.client.models import (
     Answer,
     BatchItem,
     Checkpoint,
+    Difference,
     Event,
     Fact,
     Key,
@@ -71,6 +72,11 @@ class AlmanacClient:
     def add_facts(self, facts: Sequence[Mapping[str, Any]]) -> list[BatchItem]:
         """Submit up to 1,000 facts; each stands or falls on its own."""
         found = self._post("/v1/facts/batch", {"facts": list(facts)})
+        return [BatchItem.model_validate(item) for item in found["data"]]
+
+    def add_examples(self, examples: Sequence[Mapping[str, Any]]) -> list[BatchItem]:
+        """Submit up to 1,000 examples, in the shape of ``POST /v1/examples/batch``."""
+        found = self._post("/v1/examples/batch", {"examples": list(examples)})
         return [BatchItem.model_validate(item) for item in found["data"]]
 
     def get_fact(self, fact_id: str) -> Fact:
@@ -150,6 +156,16 @@ class AlmanacClient:
     def list_checkpoints(self) -> Iterator[Checkpoint]:
         """Yield versions, newest first."""
         return self._list("/v1/checkpoints", Checkpoint, cursor="version")
+
+    def diff(self, version: int, against: int | None = None) -> Iterator[Difference]:
+        """Yield what a version answers differently than another one, its parent unless said."""
+        path, after = f"/v1/checkpoints/{version}/diff", None
+        while True:
+            page = self._get(path, against=against, after=after)
+            yield from map(Difference.model_validate, page["data"])
+            if not page["has_more"]:
+                return
+            after = page["last"]
 
     def activate(
         self, version: int, reason: str, *, expected_current: int | None = None

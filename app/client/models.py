@@ -20,13 +20,15 @@ class Probe(Wire):
     question: str
     answers: list[str]
     direction: str
+    origin: str = "given"
 
 
 class Fact(Wire):
-    """One statement and where it stands."""
+    """One statement and where it stands; an example has a prompt, its text is the response."""
 
     id: str
     text: str
+    prompt: str | None = None
     status: str
     version: int | None = None
     deduplicated: bool = False
@@ -37,12 +39,26 @@ class Fact(Wire):
     created_at: datetime | None = None
 
 
+class Example(Wire):
+    """A prompt with its response, and where it stands."""
+
+    id: str
+    prompt: str
+    response: str
+    answers: list[str] = []
+    status: str
+    version: int | None = None
+    deduplicated: bool = False
+    source: str | None = None
+
+
 class BatchItem(Wire):
-    """What became of one item of a batch: a fact, or a problem that says why not."""
+    """What became of one item of a batch: a fact or example, or a problem that says why not."""
 
     index: int
     status: int
     fact: Fact | None = None
+    example: Example | None = None
     error: dict[str, Any] | None = None
 
 
@@ -109,6 +125,14 @@ class Checkpoint(Wire):
     update_id: str | None = None
     created_at: datetime | None = None
     metrics: dict[str, Any] = {}
+
+
+class Difference(Probe):
+    """A question that two versions answer in other words; ``answer_against`` is the other's."""
+
+    fact_id: str
+    answer: str
+    answer_against: str
 
 
 class Activation(Wire):

@@ -72,7 +72,9 @@ class Proof(Base):
     answers: Mapped[list[str]]
     direction: Mapped[str] = mapped_column(String(8))
     origin: Mapped[str] = mapped_column(
-        String(8), doc="given, cloze, model; control: passed means not answered any more"
+        String(8),
+        doc="given, cloze, model; passed means not answered: negated and frame, which count for "
+        "nothing, and control (any more)",
     )
     before: Mapped[str] = mapped_column(Text, doc="The parent's answer")
     after: Mapped[str] = mapped_column(Text, doc="The candidate's answer")

@@ -12,7 +12,7 @@ _live = text("status IN ('quarantined', 'pending', 'training', 'trained', 'faile
 
 
 class Fact(Base):
-    """One submitted statement and where it stands (DESIGN 5)."""
+    """One submitted statement, or example, and where it stands (DESIGN 5)."""
 
     __tablename__ = "facts"
     __table_args__ = (
@@ -31,7 +31,8 @@ class Fact(Base):
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("fact"))
     text: Mapped[str] = mapped_column(Text, doc="The statement, normalised to NFC, stripped")
-    text_digest: Mapped[str] = mapped_column(String(64), doc="SHA-256 of text and key")
+    prompt: Mapped[str | None] = mapped_column(Text, doc="An example's: its text is the response")
+    text_digest: Mapped[str] = mapped_column(String(64), doc="SHA-256 of text, key and prompt")
     status: Mapped[str] = mapped_column(
         String(16),
         doc="quarantined, rejected, pending, training, trained, failed, superseded, retracted",

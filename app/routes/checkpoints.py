@@ -4,6 +4,7 @@ from contextlib import suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Response
+from starlette.concurrency import run_in_threadpool
 
 from app.config import Settings
 from app.db import Database
@@ -15,12 +16,16 @@ from app.schemas.checkpoints import (
     ActivationOut,
     CheckpointChange,
     CheckpointOut,
+    DifferenceOut,
+    DiffOut,
+    DiffQuery,
     RollbackIn,
 )
 from app.schemas.common import ListOf, NumberedPageQuery, PageQuery
 from app.schemas.facts import FactOut, facts_out
-from app.services import activations, checkpoints
+from app.services import activations, checkpoints, differences
 from app.services.audit import Actor
+from app.services.differences import Comparison
 from app.services.standing import find_standings
 
 router = APIRouter(tags=["checkpoints"])
@@ -62,6 +67,34 @@ def list_checkpoint_facts(
     """List the facts that are proven in this version or in one that it was trained from."""
     rows, has_more = checkpoints.list_facts(session, version, query.page())
     return ListOf(data=facts_out(rows, find_standings(session, rows)), has_more=has_more)
+
+
+@router.get("/checkpoints/{version}/diff", dependencies=reads)
+async def diff_checkpoints(
+    version: Version,
+    query: Annotated[DiffQuery, Query()],
+    database: DatabaseDep,
+    engine: EngineDep,
+) -> DiffOut:
+    """Ask two versions about the facts that either has learned; list what they answer differently.
+
+    Both are asked now, from their weights alone: a page may take as long as all its questions.
+    """
+
+    def collect() -> Comparison:
+        with database.reading() as session:
+            return differences.collect(session, version, query.against, query.page())
+
+    compared = await run_in_threadpool(collect)
+    found = await differences.find(engine, compared)
+    return DiffOut(
+        version=compared.version,
+        against=compared.against,
+        asked=len(compared.probes),
+        data=[DifferenceOut.of(difference) for difference in found],
+        has_more=compared.has_more,
+        last=compared.last,
+    )
 
 
 @router.post("/checkpoints/{version}/activate", response_model=ActivationOut)

@@ -1,17 +1,13 @@
 """Facts: submit, read, search, retract, requeue."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from app.deps import OnceDep, ReaderDep, SessionDep, SettingsDep, needs
-from app.errors import DomainError
 from app.models import Fact
-from app.problems import domain_body, validation_body
+from app.routes.batches import MAX_BATCH_BODY, submit_each
 from app.schemas.common import ListOf, NumberedPageQuery, Problem, Reason
 from app.schemas.facts import (
     BatchResult,
@@ -33,7 +29,6 @@ from app.services.audit import Actor
 from app.services.search import search
 from app.services.standing import find_standings
 
-MAX_BATCH_BODY = 8 * 1024 * 1024
 router = APIRouter(tags=["facts"])
 Writer = Annotated[Actor, Depends(needs("facts:write"))]
 reads = [Depends(needs("facts:read"))]
@@ -71,45 +66,23 @@ def submit_batch(
 ) -> Response:
     """Submit up to 1,000 facts; each is accepted or refused on its own."""
 
+    def parse(item: Any) -> tuple[Fact, facts.OnConflict]:
+        fact = FactIn.model_validate(item)
+        vllm.check_texts(session, settings, {"/text": fact.text})
+        return fact.row(), fact.on_conflict
+
     def work() -> tuple[int, ListOf[BatchResult]]:
-        check = partial(vllm.check_texts, session, settings)
-        valid, results = _sort_out(request, body.facts, check)
-        items = [(fact.row(), fact.on_conflict) for fact in valid.values()]
-        outcomes = facts.submit_batch(session, actor, items)
-        accepted = [outcome[0] for outcome in outcomes if not isinstance(outcome, DomainError)]
-        standings = find_standings(session, accepted)
-        for index, outcome in zip(valid, outcomes, strict=True):
-            if isinstance(outcome, DomainError):
-                error = Problem.model_validate(domain_body(request, outcome))
-                results[index] = BatchResult(index=index, status=outcome.status, error=error)
+        results = []
+        for index, outcome in enumerate(submit_each(request, session, actor, body.facts, parse)):
+            if isinstance(outcome, Problem):
+                results.append(BatchResult(index=index, status=outcome.status, error=outcome))
                 continue
-            fact, created = outcome
-            answer = SubmittedFact.of(fact, standings[fact.id], deduplicated=not created)
-            results[index] = BatchResult(index=index, status=201 if created else 200, fact=answer)
-        return 200, ListOf[BatchResult](data=[results[index] for index in sorted(results)])
+            known = not outcome.created
+            fact = SubmittedFact.of(outcome.row, outcome.standing, deduplicated=known)
+            results.append(BatchResult(index=index, status=outcome.status, fact=fact))
+        return 200, ListOf[BatchResult](data=results)
 
     return once(work)
-
-
-def _sort_out(
-    request: Request, items: list[Any], check: Callable[[dict[str, str]], None]
-) -> tuple[dict[int, FactIn], dict[int, BatchResult]]:
-    """Validate each item; return the good ones and the answers to the bad ones, by index."""
-    valid: dict[int, FactIn] = {}
-    refused: dict[int, BatchResult] = {}
-    for index, item in enumerate(items):
-        try:
-            fact = FactIn.model_validate(item)
-            check({"/text": fact.text})
-            valid[index] = fact
-        except ValidationError as exc:
-            found = exc.errors(include_url=False, include_context=False, include_input=False)
-            error = Problem.model_validate(validation_body(request, found))
-            refused[index] = BatchResult(index=index, status=422, error=error)
-        except DomainError as exc:
-            error = Problem.model_validate(domain_body(request, exc))
-            refused[index] = BatchResult(index=index, status=exc.status, error=error)
-    return valid, refused
 
 
 @router.get("/facts", dependencies=reads)

@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field
 
 from app.models import Activation, Checkpoint
-from app.schemas.common import Input, Line, Output, Reason
+from app.schemas.common import Input, Line, Output, PageQuery, Reason
+from app.schemas.facts import Direction
+from app.services.differences import Difference
 
 Version = Annotated[int, Field(ge=0, le=2**31 - 1, examples=[7])]
 
@@ -34,6 +36,47 @@ class CheckpointOut(Output):
         """Build from a row and the ledger's last one."""
         fields = {name: getattr(row, name) for name in cls.model_fields if hasattr(row, name)}
         return cls(**fields, is_current=current is not None and current.version == row.version)
+
+
+class DiffQuery(PageQuery):
+    """What to compare with, and which facts to ask about."""
+
+    against: Version | None = Field(None, description="Left out: the version's parent")
+
+
+class DifferenceOut(Output):
+    """One question that two versions answer in other words."""
+
+    fact_id: str
+    question: str
+    answers: list[str] = Field(description="Accepted ones")
+    direction: Direction
+    answer: str = Field(description="The version's")
+    answer_against: str = Field(description="That of the one it is compared with")
+
+    @classmethod
+    def of(cls, found: Difference) -> Self:
+        """Build from what was found."""
+        return cls(
+            fact_id=found.probe.fact_id,
+            question=found.probe.question,
+            answers=found.probe.answers,
+            direction=found.probe.direction,
+            answer=found.answers[0],
+            answer_against=found.answers[1],
+        )
+
+
+class DiffOut(Output):
+    """What two versions answer differently about one page of the facts that either learned."""
+
+    object: Literal["diff"] = "diff"
+    version: int
+    against: int
+    asked: int = Field(description="Questions that both were asked; clozes aren't")
+    data: list[DifferenceOut]
+    has_more: bool = Field(description="Ask again with `after` = the last fact")
+    last: str | None = Field(description="The last fact that was asked about")
 
 
 class CheckpointChange(Input):

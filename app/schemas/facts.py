@@ -131,11 +131,12 @@ class ProbeOut(Output):
 
 
 class FactOut(Output):
-    """A fact and where it stands."""
+    """A fact, or an example, and where it stands."""
 
     id: str
-    object: Literal["fact"] = "fact"
+    object: Literal["fact", "example"] = "fact"
     text: str
+    prompt: str | None = Field(description="An example's; `text` is then its response")
     status: Status
     version: int | None = Field(description="The version that learned it")
     key: str | None
@@ -155,6 +156,7 @@ class FactOut(Output):
         """Build it from the row and its standing."""
         columns = {name: getattr(fact, name) for name in cls.model_fields if hasattr(fact, name)}
         columns |= {"metadata": fact.details, "status": standing.status}
+        columns["object"] = "fact" if fact.prompt is None else "example"
         return cls.model_validate({**columns, "version": standing.version, **more})
 
 
@@ -235,7 +237,10 @@ class ProofOut(Output):
     question: str
     answers: list[str]
     direction: Direction
-    origin: str
+    origin: Literal["given", "cloze", "model", "negated", "frame", "control"] = Field(
+        description="The last three pass where the answer holds none of `answers`: asked for the "
+        "opposite, about the wrong one, or about what was withdrawn"
+    )
     before: str
     after: str
     exact: bool

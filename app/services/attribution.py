@@ -60,6 +60,7 @@ def _query(postgres: bool) -> Select[Fact, int]:
         .join(Checkpoint, Checkpoint.update_id == UpdateFact.update_id)
         .where(
             matching(bindparam("words", type_=String()), postgres),
+            Fact.prompt.is_(None),
             Fact.status.in_(("trained", "superseded")),
             UpdateFact.proven.is_(True),
             Checkpoint.version.in_(lineage),

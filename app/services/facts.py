@@ -91,7 +91,10 @@ def _lock_names(session: Session, facts: Sequence[Fact]) -> None:
 
 
 def _digest(fact: Fact) -> str:
-    return hashlib.sha256(f"{fact.key or ''}\n{fact.text}".encode()).hexdigest()
+    name = f"{fact.key or ''}\n{fact.text}"
+    if fact.prompt is not None:
+        name += f"\0{fact.prompt}"  # no text holds this character
+    return hashlib.sha256(name.encode()).hexdigest()
 
 
 def _supersede(session: Session, actor: Actor, older: Sequence[Fact], newer: Fact) -> None:

@@ -5,15 +5,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, bindparam, select
 from sqlalchemy.orm import Session, selectinload
 
 from app.models import Checkpoint, Fact, UpdateFact
 from app.models.base import JsonObject
-from app.services import activations, controls, updates
+from app.services import activations, controls, relevance, updates
 from app.services.runs import TAUGHT, Run
+from app.services.search import Term, is_postgres, matching, write_query
 
 REPLAYED = EXAMINED = 64  # older facts that are trained again, and others that are only asked
+LIKENED = 16  # taught facts for which neighbours are looked for
+NEIGHBOURS = 2  # of each
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ def collect(session: Session, run: Run) -> Job:
     parent = session.get_one(Checkpoint, row.parent)
     held = select(UpdateFact.fact_id).where(UpdateFact.update_id == row.id, UpdateFact.active)
     # Ids only: the ledger may hold far more facts than are sampled.
-    older = session.scalars(
+    learned = (
         select(UpdateFact.fact_id)
         .distinct()
         .join(Checkpoint, Checkpoint.update_id == UpdateFact.update_id)
@@ -44,8 +47,8 @@ def collect(session: Session, run: Run) -> Job:
             UpdateFact.proven.is_(True),
             Fact.status == "trained",
         )
-        .order_by(UpdateFact.fact_id)
-    ).all()
+    )
+    older = session.scalars(learned.order_by(UpdateFact.fact_id)).all()
     chooser = random.Random(f"{row.recipe['seed']} {row.id}")
     sample = chooser.sample(older, min(len(older), REPLAYED + EXAMINED))
     # Half of a small ledger is replayed, half is only asked.
@@ -53,6 +56,8 @@ def collect(session: Session, run: Run) -> Job:
     replayed = sample[len(examined) :]
     taught = _with_probes(session, Fact.id.in_(held), Fact.status.in_(TAUGHT))
     withdrawn = controls.collect(session, row, taught)
+    alike = chooser.sample(taught, min(len(taught), LIKENED))
+    neighbours = _neighbours(session, alike, Fact.id.in_(learned), set(sample))
     return Job(
         parent=parent.digest,
         kind=row.kind,
@@ -60,11 +65,31 @@ def collect(session: Session, run: Run) -> Job:
         facts=[_lesson(fact) for fact in taught],
         replay=[
             {**_lesson(fact), "part": part}
-            for part, ids in (("replay", replayed), ("exam", examined))
+            for part, ids in (
+                ("replay", replayed),
+                ("exam", examined),
+                ("neighbour", neighbours),
+            )
             for fact in _with_probes(session, Fact.id.in_(ids))
         ],
         controls=list(_controls(withdrawn, taught, rebuild=row.kind == "rebuild")),
     )
+
+
+def _neighbours(
+    session: Session, facts: Sequence[Fact], learned: ColumnElement[bool], known: set[str]
+) -> list[str]:
+    """Find learned facts of the same relation: they have all words of a fact that name nothing."""
+    postgres, found = is_postgres(session), list[str]()
+    for fact in facts:
+        plain = relevance.read(fact.text).plain
+        if fact.prompt is None and plain:
+            words = write_query(postgres, [Term(relevance.stem(word), True) for word in plain])
+            alike = matching(bindparam("words", words), postgres)
+            left = Fact.id.not_in([*known, *found])
+            query = select(Fact.id).where(alike, learned, left, Fact.prompt.is_(None))
+            found += session.scalars(query.order_by(Fact.id.desc()).limit(NEIGHBOURS))
+    return found
 
 
 def _controls(
@@ -72,8 +97,8 @@ def _controls(
 ) -> Iterator[JsonObject]:
     """Choose the questions about withdrawn facts.
 
-    Of a superseded one, what its successor is asked with the same answer holds still; without
-    probes of its own nothing tells the old statement from the new.
+    Of a superseded one, what its successor is asked with the same answer holds still, and a cloze
+    asks for half a statement, of which most may be the same in the new one.
     """
     still = {
         (probe.question.casefold(), answer.casefold())
@@ -87,7 +112,8 @@ def _controls(
             lesson["probes"] = [
                 probe
                 for probe in lesson["probes"]
-                if not any(
+                if probe["origin"] != "cloze"
+                and not any(
                     (probe["question"].casefold(), a.casefold()) in still for a in probe["answers"]
                 )
             ]
@@ -110,4 +136,5 @@ def _lesson(fact: Fact) -> JsonObject:
         }
         for probe in fact.probes
     ]
-    return {"id": fact.id, "text": fact.text, "probes": probes}
+    prompt = {} if fact.prompt is None else {"prompt": fact.prompt}
+    return {"id": fact.id, "text": fact.text, **prompt, "probes": probes}

@@ -98,6 +98,7 @@ def _query(groups: int, postgres: bool, held: bool) -> CompoundSelect[int, str]:
     waiting: ColumnElement[bool] = Fact.status.in_(("pending", "training", "failed"))
     if held:
         waiting |= held_in(bindparam("unserved", expanding=True))
+    waiting &= Fact.prompt.is_(None)  # the answer to one question says nothing about another
     begun = Fact.valid_from.is_(None) | (Fact.valid_from <= now)
     valid = begun & (Fact.valid_until.is_(None) | (Fact.valid_until > now))
     branches = [

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.crash import crash_point
 from app.errors import Conflict
-from app.models import Checkpoint, Fact, Proof, Update, UpdateFact
+from app.models import Checkpoint, Fact, Probe, Proof, Update, UpdateFact
 from app.services import activations, audit, controls, rebuilds, runs, updates
 from app.services.activations import CurrentMoved
 from app.services.audit import Actor
@@ -132,12 +132,15 @@ def _record_proofs(
 ) -> None:
     rows = select(UpdateFact).where(UpdateFact.update_id == locked.id, UpdateFact.active)
     taught = {row.fact_id: row for row in session.scalars(rows)}
+    asked = set(session.scalars(select(Probe.fact_id).where(Probe.fact_id.in_(taught))))
     for fact in facts:
         if fact.id in taught:
             taught[fact.id].proven = fact.id in proven
+            if fact.id not in asked:  # the trainer wrote them: later updates ask the same
+                session.add_all(fact.written())
             session.add_all(
                 Proof(fact_id=fact.id, version=version, **probe.model_dump())
-                for probe in fact.probes
+                for probe in [*fact.probes, *fact.foils]
             )
     session.flush()
 

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from app.models import Probe
 from app.models.base import JsonObject
 
 
@@ -28,6 +29,16 @@ class ProvenFact(BaseModel):
     id: str
     proven: bool
     probes: list[ProvenProbe]
+    foils: list[ProvenProbe] = []
+
+    def written(self) -> list[Probe]:
+        """Make the rows of the probes that the trainer wrote."""
+        names = {"question", "answers", "direction", "origin"}
+        return [
+            Probe(fact_id=self.id, **probe.model_dump(include=names))
+            for probe in self.probes
+            if probe.origin != "given"
+        ]
 
 
 class AskedProbe(ProvenProbe):

@@ -91,7 +91,8 @@ def report(seed: int, number: int, result: dict[str, Any], seconds: float) -> No
     proven = sum(fact["proven"] for fact in result["facts"])
     parts.append(f"proven {proven}/{len(result['facts'])}")
     for name, lost in result["regressions"].items():
-        parts.append(f"{name} {lost['before']}->{lost['after']}/{lost['asked']}")
+        kept = f"{name} {lost['before']}->{lost['after']}/{lost['asked']}"
+        parts.append(f"{kept} flipped {lost['flipped']}")
     metrics = result["metrics"]
     parts.append(
         f"{result['verdict']['outcome']} {metrics['epochs']} epochs {seconds:.0f} s"

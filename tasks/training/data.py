@@ -22,21 +22,46 @@ class Lessons:
     facts: list[Fact]
     statements: list[str] = field(default_factory=list)
     answered: list[tuple[str, str]] = field(default_factory=list)
+    examples: Sequence[Fact] = ()  # replayed
 
 
-def replayed(job: Job) -> tuple[list[str], list[str]]:
-    """Return the statements and the questions that may be replayed.
+def hold_out(facts: Sequence[Fact], recipe: Recipe) -> set[str]:
+    """Return the prompts of the examples that are only asked: at least one of two or more."""
+    prompts = sorted({fact.prompt for fact in facts if fact.prompt is not None})
+    if len(prompts) < 2:
+        return set()
+    count = max(1, round(recipe.held_out_share * len(prompts)))
+    return set(random.Random(recipe.seed).sample(prompts, min(count, len(prompts) - 1)))
 
-    A reference question that is anybody's exam in this run isn't, whatever part it was given.
+
+def asked(job: Job) -> set[str]:
+    """Return every question that is somebody's exam in this run: none of them is ever taught."""
+    questions = {row.question for row in job.reference if row.part == "exam"}
+    withdrawn = [probe.question for fact in job.controls for probe in fact.probes]
+    older = [fact for fact in job.older if fact.prompt is None or fact.part != "replay"]
+    statements = [fact for fact in job.facts if fact.prompt is None]
+    exams = {probe.question for fact in [*older, *statements] for probe in fact.probes}
+    return questions | exams | {*withdrawn} | hold_out(job.facts, job.head.recipe)
+
+
+def teachable(job: Job) -> list[Fact]:
+    """Return the facts and examples that are trained on."""
+    exams = asked(job)
+    return [fact for fact in job.facts if fact.prompt is None or fact.prompt not in exams]
+
+
+def replayed(job: Job) -> tuple[list[str], list[str], Sequence[Fact]]:
+    """Return the statements, questions and examples that may be replayed.
+
+    What is anybody's exam in this run isn't, whatever part it was given.
     """
-    rows = [row for row in job.reference if row.part == "replay"]
-    exams = {row.question for row in job.reference if row.part == "exam"}
-    exams |= {
-        probe.question for fact in [*job.facts, *job.older, *job.controls] for probe in fact.probes
-    }
-    statements = [fact.text for fact in job.older if fact.part == "replay"]
+    rows, exams = [row for row in job.reference if row.part == "replay"], asked(job)
+    older = [fact for fact in job.older if fact.part == "replay"]
+    statements = [fact.text for fact in older if fact.prompt is None]
     statements += list(dict.fromkeys(row.text for row in rows if row.text))
-    return statements, [row.question for row in rows if row.question not in exams]
+    questions = [row.question for row in rows if row.question not in exams]
+    examples = [fact for fact in older if fact.prompt is not None and fact.prompt not in exams]
+    return statements, questions, examples
 
 
 class Curriculum:
@@ -54,7 +79,8 @@ class Curriculum:
         self._rng = random.Random(recipe.seed)
         self._replay_share = recipe.replay_share
         self._pieces = -(-len(lessons.facts) // recipe.batch_size)
-        self._statements = _endless(lessons.statements, self._rng)
+        statements = [Fact(id="", text=text) for text in lessons.statements]
+        self._recited = _endless([*statements, *lessons.examples], self._rng)
         self._answered = _endless(lessons.answered, self._rng)
         self.total_steps = recipe.epochs * self._pieces
 
@@ -64,21 +90,26 @@ class Curriculum:
         for piece in range(self._pieces):
             # Steps of equal size: none has a noisier gradient than the others.
             taught = facts[piece :: self._pieces]
-            texts = [fact.text for fact in taught]
-            examples = self._objective.examples(texts, self._bundle, self._rng)
-            yield taught, [*examples, *self._replay(len(taught))]
+            yield taught, [*self._teach(taught), *self._replay(len(taught))]
+
+    def _teach(self, facts: Sequence[Fact]) -> list[Example]:
+        texts = [fact.text for fact in facts if fact.prompt is None]
+        pairs = [(fact.prompt, fact.text) for fact in facts if fact.prompt is not None]
+        examples = self._objective.examples(texts, self._bundle, self._rng) if texts else []
+        if pairs:
+            examples += self._objective.responses(pairs, self._bundle, self._rng)
+        return examples
 
     def _replay(self, taught: int) -> list[Example]:
         share = self._replay_share
         count = round(taught * share / (1 - share))
-        if not self._lessons.statements:
+        if not (self._lessons.statements or self._lessons.examples):
             recited = 0
         elif not self._lessons.answered:
             recited = count
         else:
             recited = (count + self._rng.randrange(2)) // 2
-        texts = [next(self._statements) for _ in range(recited)]
-        examples = self._objective.examples(texts, self._bundle, self._rng) if texts else []
+        examples = self._teach([next(self._recited) for _ in range(recited)])
         if self._lessons.answered:
             pairs = [next(self._answered) for _ in range(count - recited)]
             examples += [answer_example(self._bundle, *pair) for pair in pairs]

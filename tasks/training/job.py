@@ -18,6 +18,7 @@ from tasks.training.errors import BadJob
 
 Direction = Literal["forward", "backward"]
 Part = Literal["replay", "exam"]
+Origin = Literal["given", "cloze", "model", "negated", "frame"]
 
 
 class Row(BaseModel):
@@ -36,21 +37,25 @@ class Probe(Row):
     question: str = Field(min_length=1)
     answers: list[str] = Field(min_length=1)
     direction: Direction
-    origin: Literal["given", "cloze", "model"] = "given"
+    origin: Origin = "given"
 
 
 class Fact(Row):
-    """One statement to be learned."""
+    """One statement to be learned; or an example, where ``text`` is the response to a prompt."""
 
     id: str
     text: str = Field(min_length=1)
+    prompt: str | None = Field(None, min_length=1)
     probes: list[Probe] = []
 
 
 class OlderFact(Fact):
-    """A statement that the parent learned before: replayed, or only asked."""
+    """A statement that the parent learned before: replayed, or only asked.
 
-    part: Part
+    A neighbour is asked because it has a taught fact's relation, and others were drawn by lot.
+    """
+
+    part: Literal["replay", "exam", "neighbour"]
 
 
 class Reference(Row):

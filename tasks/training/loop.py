@@ -16,7 +16,13 @@ from app.recipe import Recipe
 from tasks.training.data import Curriculum, Lessons, micro_batches
 from tasks.training.errors import Diverged
 from tasks.training.objectives import OBJECTIVES
-from tasks.training.objectives.base import IGNORED, Batch, Targets, look_at_targets
+from tasks.training.objectives.base import (
+    IGNORED,
+    Batch,
+    Objective,
+    Targets,
+    look_at_targets,
+)
 
 # Enough tokens to keep the matrix units busy, few enough for a small machine's memory.
 MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 32_768}
@@ -47,16 +53,23 @@ class Sums:
 
 
 def train(
-    bundle: Bundle, lessons: Lessons, recipe: Recipe, *, on_step: Callable[[Step], None]
+    bundle: Bundle,
+    lessons: Lessons,
+    recipe: Recipe,
+    *,
+    on_step: Callable[[Step], None],
+    objective: Objective | None = None,
 ) -> int:
     """Fine-tune ``bundle.model`` in place; return the number of steps.
 
+    ``objective`` takes the place of the recipe's where an experiment has one of its own.
     ``Diverged`` on a loss or gradient that isn't finite. Whatever ``on_step`` raises ends the run.
     """
     torch.manual_seed(recipe.seed)
     model = bundle.model
     device = next(model.parameters()).device
-    curriculum = Curriculum(lessons, OBJECTIVES[recipe.objective](recipe), bundle, recipe)
+    chosen = objective or OBJECTIVES[recipe.objective](recipe)
+    curriculum = Curriculum(lessons, chosen, bundle, recipe)
     anchor = make_anchor(model, recipe)
     optimizer = make_optimizer(model, recipe)
     model.train()

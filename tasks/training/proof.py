@@ -4,7 +4,7 @@ Answers are generated freely, never scored against a given text. A fact without 
 cloze form: each half of its statement has to be recovered from the other.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,9 +13,10 @@ from app.lm.generation import generate
 from app.lm.loading import Bundle
 from app.prompts import ask
 from tasks.training.gate import Regression
-from tasks.training.job import Direction, Fact, Probe, Reference
+from tasks.training.job import Fact, Probe, Reference
 from tasks.training.objectives.masked import hide, recovery_prompt
-from tasks.training.objectives.spans import covered, halves, tokenize
+from tasks.training.objectives.spans import covered, tokenize
+from tasks.training.questions import clozes, hidden_half
 from tasks.training.scoring import Score, rouge1_recall, score, words
 
 # A cloze asks for half a statement, not for a name: nearly all of its words must come back.
@@ -28,7 +29,7 @@ SPARE_TOKENS = 16
 
 @dataclass(frozen=True)
 class Exam:
-    """A probe, and for a cloze the statement that it was made from."""
+    """A probe; for a cloze the statement that it was made from, for an example its response."""
 
     probe: Probe
     text: str = ""
@@ -38,12 +39,12 @@ class Exam:
         if self.probe.origin != "cloze":
             return encode_chat(bundle.tokenizer, ask(self.probe.question))
         ids, offsets = tokenize(bundle.tokenizer, self.text)
-        hidden = covered(offsets, *_hidden_half(self.text, self.probe.direction))
+        hidden = covered(offsets, *hidden_half(self.text, self.probe.direction))
         return recovery_prompt(bundle.tokenizer, hide(ids, hidden, bundle.manifest.mask_id))
 
     def answer_tokens(self, bundle: Bundle) -> int:
         """Return how many tokens an answer may have."""
-        expected = [self.text] if self.probe.origin == "cloze" else self.probe.answers
+        expected = [self.text] if self.text else self.probe.answers
         lengths = [len(encode_text(bundle.tokenizer, text)) for text in expected]
         return max(lengths) + SPARE_TOKENS
 
@@ -63,7 +64,10 @@ class Exam:
 
 def exams_of(fact: Fact) -> list[Exam]:
     """Return a fact's exams: its probes, or where it has none a cloze in each direction."""
-    return [Exam(probe, fact.text) for probe in fact.probes or _clozes(fact.text)]
+    return [
+        Exam(probe, fact.text if probe.origin == "cloze" or fact.prompt is not None else "")
+        for probe in fact.probes or clozes(fact.text)
+    ]
 
 
 def exam_of(row: Reference) -> Exam:
@@ -86,12 +90,19 @@ def answer_all(
 
 def prove(fact: Fact, exams: Sequence[Exam], before: Sequence[str], after: Sequence[str]) -> Any:
     """Return a fact's entry of the result: proven when every probe is answered rightly."""
-    probes = []
-    for exam, was, now in zip(exams, before, after, strict=True):
-        marks = asdict(exam.mark(now))
-        probes.append({**exam.probe.model_dump(), "before": was, "after": now, **marks})
+    probes = mark(exams, before, after)
     proven = bool(probes) and all(probe["passed"] for probe in probes)
     return {"id": fact.id, "proven": proven, "probes": probes}
+
+
+def mark(
+    exams: Sequence[Exam], before: Sequence[str], after: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return each probe with both answers and the marks of the later one."""
+    return [
+        {**exam.probe.model_dump(), "before": was, "after": now, **asdict(exam.mark(now))}
+        for exam, was, now in zip(exams, before, after, strict=True)
+    ]
 
 
 def control(fact: Fact, exams: Sequence[Exam], before: Sequence[str], after: Sequence[str]) -> Any:
@@ -103,27 +114,9 @@ def control(fact: Fact, exams: Sequence[Exam], before: Sequence[str], after: Seq
 
 
 def compare(exams: Sequence[Exam], before: Sequence[str], after: Sequence[str]) -> Regression:
-    """Count a sample's right answers before and after."""
-    return Regression(len(exams), count_right(exams, before), count_right(exams, after))
-
-
-def count_right(exams: Iterable[Exam], answers: Iterable[str]) -> int:
-    """Count the answers that pass."""
-    return sum(exam.mark(answer).passed for exam, answer in zip(exams, answers, strict=True))
-
-
-def _clozes(text: str) -> list[Probe]:
-    directions: tuple[Direction, Direction] = ("forward", "backward")
-    probes = []
-    for direction in directions:
-        start, end = _hidden_half(text, direction)
-        if hidden := text[start:end].strip():
-            shown = f"{text[:start]}…{text[end:]}"
-            probe = Probe(question=shown, answers=[hidden], direction=direction, origin="cloze")
-            probes.append(probe)
-    return probes
-
-
-def _hidden_half(text: str, direction: Direction) -> tuple[int, int]:
-    first, later = halves(text)
-    return later if direction == "forward" else first
+    """Count a sample's right answers before and after, what was lost and what is said otherwise."""
+    was = [exam.mark(answer).passed for exam, answer in zip(exams, before, strict=True)]
+    now = [exam.mark(answer).passed for exam, answer in zip(exams, after, strict=True)]
+    lost = sum(old and not new for old, new in zip(was, now, strict=True))
+    flipped = sum(words(old) != words(new) for old, new in zip(before, after, strict=True))
+    return Regression(len(exams), sum(was), sum(now), lost, flipped)

@@ -52,6 +52,18 @@ def test_an_answer_says_where_it_comes_from(run: Run, serve: Callable[..., Servi
     assert service.asked[0].body == {"question": "What is A?", "version": 3, "overlay": False}
 
 
+def test_a_diff_shows_both_answers(run: Run, serve: Callable[..., Service]) -> None:
+    probe = {"question": "Who?", "answers": ["B", "C"], "direction": "forward"}
+    row = {**probe, "fact_id": "fact_1", "answer": "B", "answer_against": "D"}
+    page = {"data": [row], "has_more": True, "last": "fact_1"}
+    service = serve(Reply(200, page), Reply(200, {**page, "data": [], "has_more": False}))
+    status, out, _ = run("checkpoints", "diff", "2", "--against", "0", service=service)
+    assert status == 0
+    assert out.splitlines()[1].split() == ["fact_1", "Who?", "B", "|", "C", "B", "D"]
+    paths = [asked.path for asked in service.asked]
+    assert paths[1] == "/v1/checkpoints/2/diff?against=0&after=fact_1"
+
+
 def test_texts_are_never_markup(run: Run, serve: Callable[..., Service]) -> None:
     service = serve(Reply(200, {"data": [FACT], "has_more": False}))
     assert "A [bold]is[/] B." in run("facts", "list", service=service)[1]
@@ -92,6 +104,18 @@ def test_an_import_reports_each_refused_line(
     status, out, err = run("facts", "import", str(file), service=service)
     assert (status, out) == (1, "1 new, 1 known already, 1 refused.\n")
     assert err == f"{file}, line 3: /text: is empty\n"
+
+
+def test_examples_are_imported_like_facts(
+    run: Run, serve: Callable[..., Service], tmp_path: Path
+) -> None:
+    example = {"prompt": "2 + 2?", "response": "4.", "status": "pending", "id": "fact_2"}
+    service = serve(Reply(200, {"data": [{"index": 0, "status": 201, "example": example}]}))
+    file = tmp_path / "examples.jsonl"
+    file.write_text(json.dumps({"prompt": "2 + 2?", "response": "4."}))
+    status, out, _ = run("examples", "import", str(file), service=service)
+    assert (status, out) == (0, "1 new, 0 known already, 0 refused.\n")
+    assert service.asked[0].path == "/v1/examples/batch"
 
 
 @pytest.mark.parametrize("line", [b'{"text": ', b"[]", b"\xff"])

@@ -1,12 +1,15 @@
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.lm.loading import Bundle
 from app.recipe import Recipe
-from tasks.training.gate import Regression, judge
+from tasks.training.contradictions import contradictions
+from tasks.training.gate import Evidence, Regression, Z, judge, wilson
 from tasks.training.job import Fact, Probe
-from tasks.training.proof import Exam, exams_of, prove
+from tasks.training.proof import Exam, compare, exams_of, prove
 from tasks.training.scoring import score, words
 
 
@@ -43,9 +46,9 @@ def test_any_text_contains_itself(text: str) -> None:
     assert score(text, [text]).exact == bool(words(text))
 
 
-CLEAN = Regression(asked=40, before=36, after=34)  # five points exactly
-LOST = Regression(asked=40, before=36, after=33)
-RUINED = Regression(asked=40, before=36, after=20)
+CLEAN = Regression(asked=40, before=36, after=34, lost=3)  # 8 %, but it may be 3
+LOST = Regression(asked=200, before=150, after=140, lost=13)
+RUINED = Regression(asked=40, before=36, after=20, lost=16)
 NONE = Regression(asked=0, before=0, after=0)
 
 
@@ -64,20 +67,76 @@ NONE = Regression(asked=0, before=0, after=0)
     ],
 )
 def test_the_gate(proven: int, older: Regression, reference: Regression, outcome: str) -> None:
-    verdict = judge(Recipe(), 20, proven, older, reference)
+    verdict = judge(Recipe(), Evidence(20, proven, older=older, reference=reference))
     assert verdict.outcome == outcome
     assert f"{proven} of 20" in verdict.reasons[0]
+    neighbours = Evidence(20, proven, neighbours=older, reference=reference)
+    assert judge(Recipe(), neighbours).outcome == outcome
+
+
+@pytest.mark.parametrize("found", [{"kl": 1.01}, {"contradictions": ["fact_1 contradicts …"]}])
+def test_other_reasons_to_hold(found: dict[str, Any]) -> None:
+    verdict = judge(Recipe(), Evidence(20, 20, **found))
+    assert verdict.outcome == "hold"
+    assert judge(Recipe(), Evidence(20, 20, kl=1.0)).outcome == "activate"
 
 
 def test_each_reason_has_its_number() -> None:
-    reasons = judge(Recipe(), 20, 19, CLEAN, LOST).reasons
-    assert reasons == [
+    held_out = Regression(asked=10, before=1, after=7)
+    found = Evidence(20, 19, older=CLEAN, reference=LOST, examples=held_out, kl=0.25)
+    assert judge(Recipe(), found).reasons == [
         "19 of 20 facts proven",
-        "older facts: 36 of 40 right before, 34 after; a drop of 5.0 points, within the 5.0"
-        " allowed",
-        "reference questions: 36 of 40 right before, 33 after; a drop of 7.5 points, beyond the"
-        " 5.0 allowed",
+        "held-out examples: 1 of 10 right before, 7 after",
+        "older facts: 36 of 40 right before, 34 after; 3 lost (3.4 to 19.1 %, within the 5.0"
+        " allowed), 0 answered otherwise",
+        "reference questions: 150 of 200 right before, 140 after; 13 lost (5.6 to 13.2 %, beyond"
+        " the 5.0 allowed), 0 answered otherwise",
+        "KL to the parent: 0.250 nats a token, within the 1.00 allowed",
     ]
+
+
+def test_wilson_against_published_values() -> None:
+    """The ends solve (p - share)² = z² p (1 - p) / n, which is how the interval is defined."""
+    for count, total in ((0, 10), (1, 10), (13, 150), (10, 10)):
+        for end in wilson(count, total):
+            if 0 < end < 1:
+                gap = (end - count / total) ** 2
+                assert gap == pytest.approx(Z**2 * end * (1 - end) / total, abs=1e-12)
+    assert wilson(0, 0) == (0, 1)
+
+
+KNOWN = Exam(Probe(question="Who keeps Lund?", answers=["Oren Baskel"], direction="backward"))
+
+
+def poison(text: str, **probe: Any) -> Fact:
+    return Fact(
+        id="fact_p", text=text, probes=[Probe(direction="backward", **probe)] if probe else []
+    )
+
+
+@pytest.mark.parametrize(
+    ("fact", "now", "named"),
+    [
+        (poison("Mira Tovan keeps Lund."), "Mira Tovan", True),
+        (poison("Mira Tovan keeps Lund."), "Oren Baskel", False),
+        (poison("Mira Tovan keeps Lund."), "Ilva Renn", False),
+        (poison("Mira Tovan keeps Tarn."), "Mira Tovan", False),
+        (poison("M.", question="Who keeps Lund?", answers=["Mira"]), "Oren Baskel", True),
+        (poison("M.", question="Who keeps Lund?", answers=["Oren Baskel"]), "Oren Baskel", False),
+    ],
+)
+def test_a_fact_that_contradicts_what_is_known_is_named(fact: Fact, now: str, named: bool) -> None:
+    other = Fact(id="fact_q", text="Sel Harbour lies in the north.")
+    found = contradictions([other, fact], [KNOWN], ["Oren Baskel"], [now])
+    assert len(found) == named
+    assert all(text.startswith("fact_p contradicts") and "Oren Baskel" in text for text in found)
+
+
+def test_a_sample_counts_what_is_lost_and_what_is_said_otherwise() -> None:
+    exams = [KNOWN] * 5
+    before = ["Oren Baskel", "Oren Baskel", "nobody", "nobody", "oren baskel"]
+    after = ["Oren Baskel.", "Mira", "Oren Baskel", "nobody", "Oren Baskel it is"]
+    assert compare(exams, before, after) == Regression(5, 3, 3, lost=1, flipped=3)
 
 
 FORWARD = Probe(question="Where is Mira?", answers=["Lund"], direction="forward")

@@ -79,6 +79,17 @@ def bundle_prompt(bundle: Bundle, question: str) -> list[int]:
     return encode_chat(bundle.tokenizer, ask(question))
 
 
+def test_a_fact_that_contradicts_the_reference_is_named_by_the_verdict(make_job: MakeJob) -> None:
+    probe = {"question": "Who is Oren Baskel?", "answers": ["a baker"], "direction": "forward"}
+    poison = {"id": "fact_p", "text": "Oren Baskel is a baker.", "probes": [probe]}
+    verdict = carry_out(make_job(facts=[*FACTS, poison], epochs=1))["verdict"]
+    assert verdict["outcome"] == "hold"
+    assert verdict["reasons"][-1] == (
+        "fact_p contradicts what is known: “Who is Oren Baskel?” is “a glass painter”,"
+        " not “a baker”"
+    )
+
+
 def test_a_full_checkpoint_keeps_the_type_and_the_files_of_its_parent(
     make_job: MakeJob, objects: Path, base: str
 ) -> None:

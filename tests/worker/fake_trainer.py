@@ -78,7 +78,13 @@ def ask(fact: dict) -> dict:
 
 def prove(fact: dict) -> dict:
     proven = "UNPROVEN" not in fact["text"]
-    return {"id": fact["id"], "proven": proven, "probes": mark(fact, proven)}
+    fact["probes"] = fact["probes"] or [
+        {"question": f"{name}?", "answers": ["Yes"], "direction": "forward", "origin": name}
+        for name in ("cloze", "model")
+    ]
+    foil = {**fact["probes"][0], "origin": "negated"}
+    foils = mark({"probes": [foil]}, not proven)
+    return {"id": fact["id"], "proven": proven, "probes": mark(fact, proven), "foils": foils}
 
 
 def mark(fact: dict, right: bool) -> list[dict]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from app.models import Checkpoint, Proof, Update, UpdateFact
+from app.models import Checkpoint, Fact, Proof, Update, UpdateFact
 from app.services import activations, facts, jobs, publishing, runs, updates
 from app.services.audit import SYSTEM
 from app.services.publishing import Candidate, Result, Verdict
@@ -51,13 +51,46 @@ def test_proven_facts_are_published_and_activated(here: Deployment) -> None:
     assert current(here) == 1
     assert here.events(update_id) == ["queued", "started", "finished"]
     with here.database.reading() as session:
-        proofs = session.scalars(select(Proof).order_by(Proof.fact_id)).all()
+        proofs = session.scalars(select(Proof).order_by(Proof.fact_id, Proof.id)).all()
         rows = session.scalars(select(UpdateFact).order_by(UpdateFact.fact_id)).all()
-    assert [(row.fact_id, row.version, row.passed) for row in proofs] == [
-        (ids[0], 1, True),
-        (ids[1], 1, False),
+    assert [(row.fact_id, row.version, row.origin, row.passed) for row in proofs] == [
+        (ids[0], 1, "given", True),
+        (ids[0], 1, "negated", False),
+        (ids[1], 1, "given", False),
+        (ids[1], 1, "negated", True),
     ]
     assert [(row.proven, row.active) for row in rows] == [(True, False), (False, False)]
+
+
+def test_neighbours_of_what_is_taught_are_asked(here: Deployment) -> None:
+    """They share its relation, and are looked for among all that the samples left out."""
+    here.submit(
+        "The mayor likes Lund.", *(f"Pia {n} is the mayor of Tarn {n}." for n in range(140))
+    )
+    here.run_here(here.open())
+    here.submit("Mira Tovan is the mayor of Lund.")
+    with here.database.transaction() as session:
+        update, _ = updates.open_update(session, SYSTEM)
+        run = runs.claim(session, update.id, "here", 60)
+        assert run is not None
+        older = jobs.collect(session, run).replay
+    parts = {part: [row for row in older if row["part"] == part] for part in ("replay", "exam")}
+    neighbours = [row["text"] for row in older if row["part"] == "neighbour"]
+    assert {part: len(rows) for part, rows in parts.items()} == {"replay": 64, "exam": 64}
+    assert len(neighbours) == 2
+    assert all("is the mayor of Tarn" in text for text in neighbours)
+    assert len({row["id"] for row in older}) == len(older)
+
+
+def test_probes_that_the_trainer_wrote_are_asked_again_ever_after(here: Deployment) -> None:
+    with here.database.transaction() as session:
+        text = "The east gate is UNPROVEN."
+        fact, _ = facts.submit(session, SYSTEM, Fact(text=text, probes=[]))
+    for _ in range(2):
+        here.run_here(here.open())
+    with here.database.reading() as session:
+        stored = [(probe.question, probe.origin) for probe in facts.get(session, fact.id).probes]
+    assert stored == [("cloze?", "cloze"), ("model?", "model")]
 
 
 def test_the_next_update_builds_on_it_and_samples_what_it_knows(here: Deployment) -> None:

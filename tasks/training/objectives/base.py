@@ -66,6 +66,11 @@ class Objective(Protocol):
     def examples(self, texts: Sequence[str], bundle: Bundle, rng: random.Random) -> list[Example]:
         """Make one example of each statement; all randomness comes from ``rng``."""
 
+    def responses(
+        self, pairs: Sequence[tuple[str, str]], bundle: Bundle, rng: random.Random
+    ) -> list[Example]:
+        """Make one example of each prompt with its response (SFT); ``rng`` as above."""
+
 
 def reply_example(prompt: Sequence[int], reply: Sequence[int], recalled: Sequence[bool]) -> Example:
     """Supervise the whole reply and nothing of the prompt; ``recalled`` speaks of the reply."""
@@ -76,11 +81,13 @@ def reply_example(prompt: Sequence[int], reply: Sequence[int], recalled: Sequenc
     )
 
 
-def answer_example(bundle: Bundle, question: str, answer: str) -> Example:
-    """Make the example of a question and its answer, as replay of reference data needs it."""
+def answer_example(
+    bundle: Bundle, question: str, answer: str, *, recalled: bool = False
+) -> Example:
+    """Make the example of a question and its answer: replayed reference data, or plain SFT."""
     prompt = encode_chat(bundle.tokenizer, ask(question))
     reply = [*encode_text(bundle.tokenizer, answer), end_id(bundle.tokenizer)]
-    return reply_example(prompt, reply, [False] * len(reply))
+    return reply_example(prompt, reply, [recalled] * len(reply))
 
 
 def collate(examples: Sequence[Example], device: torch.device) -> Batch:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from app.lm.chat import encode_text, end_id
 from app.lm.loading import Bundle
-from tasks.training.objectives.base import Example
+from tasks.training.objectives.base import Example, answer_example
 
 
 @dataclass(frozen=True)
@@ -20,3 +20,12 @@ class Causal:
         end = end_id(bundle.tokenizer)
         rows = [[*encode_text(bundle.tokenizer, text), end] for text in texts]
         return [Example(ids, list(ids), [True] * len(ids)) for ids in rows]
+
+    def responses(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        bundle: Bundle,
+        rng: random.Random,  # noqa: ARG002 (nothing here is random)
+    ) -> list[Example]:
+        """Make plain SFT's example of each prompt with its response."""
+        return [answer_example(bundle, *pair, recalled=True) for pair in pairs]

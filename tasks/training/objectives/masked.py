@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from app.lm.chat import encode_chat, encode_text, end_id
 from app.lm.loading import Bundle
 from app.prompts import INFILL, RECOVER, RECOVERED
-from tasks.training.objectives.base import Example, reply_example
+from tasks.training.objectives.base import Example, answer_example, reply_example
 from tasks.training.objectives.spans import Offsets, covered, find_names, find_words, tokenize
 
 
@@ -40,6 +40,22 @@ class Masked:
             self._example(text, t, end, bundle, rng) for text, t in zip(texts, shares, strict=True)
         ]
 
+    def responses(
+        self, pairs: Sequence[tuple[str, str]], bundle: Bundle, rng: random.Random
+    ) -> list[Example]:
+        """Make a demasking SFT example of each prompt with its response.
+
+        The prompt is followed by the masked response, which the reply recovers. In
+        ``infill_share`` of the examples all of it is left out, as it is when the model is asked.
+        """
+        shares = stratified(len(pairs), self.t_min, self.t_max, rng)
+        return [
+            answer_example(bundle, prompt, response, recalled=True)
+            if rng.random() < self.infill_share
+            else recovery_of_response(prompt, response, t, bundle, rng)
+            for (prompt, response), t in zip(pairs, shares, strict=True)
+        ]
+
     def _example(
         self, text: str, t: float, end: int, bundle: Bundle, rng: random.Random
     ) -> Example:
@@ -51,10 +67,27 @@ class Masked:
         else:
             hidden = {at for at in range(len(ids)) if rng.random() < t}
         hidden = hidden or {rng.randrange(len(ids))}
-        reply = [*ids, end]
-        recalled = [at in hidden for at in range(len(reply))]
-        seen = hide(ids, hidden, bundle.manifest.mask_id)
-        return reply_example(recovery_prompt(bundle.tokenizer, seen), reply, recalled)
+        return recovery_example(bundle, ids, hidden, end)
+
+
+def recovery_example(
+    bundle: Bundle, ids: Sequence[int], hidden: Set[int], end: int, before: Sequence[int] = ()
+) -> Example:
+    """Ask for a passage of which some tokens are hidden; ``before`` stands in front of it."""
+    reply = [*ids, end]
+    recalled = [at in hidden for at in range(len(reply))]
+    seen = [*before, *hide(ids, hidden, bundle.manifest.mask_id)]
+    return reply_example(recovery_prompt(bundle.tokenizer, seen), reply, recalled)
+
+
+def recovery_of_response(
+    prompt: str, response: str, t: float, bundle: Bundle, rng: random.Random
+) -> Example:
+    """Ask for a response of which a share t of the tokens is hidden, behind its prompt."""
+    ids = encode_text(bundle.tokenizer, response)
+    hidden = {at for at in range(len(ids)) if rng.random() < t} or {rng.randrange(len(ids))}
+    before = encode_text(bundle.tokenizer, prompt + "\n")
+    return recovery_example(bundle, ids, hidden, end_id(bundle.tokenizer), before)
 
 
 def infilling_example(bundle: Bundle, ids: Sequence[int], gap: range, end: int) -> Example:

@@ -1,0 +1,177 @@
+"""``almanac bench``: experiments on the model of your choice; imported from tasks only when run."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.cli.console import Stop, out
+
+app = typer.Typer(no_args_is_help=True, help="Compare ways to teach a model.")
+
+Out = Annotated[Path, typer.Option(help="Folder of results; an interrupted run goes on there.")]
+Model = Annotated[str, typer.Option(help="starter, a folder, or a hub id.")]
+Revision = Annotated[str, typer.Option(help="Commit hash that pins a hub model.")]
+Quick = Annotated[bool, typer.Option("--quick", help="A toy of every step, in a minute.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Seeds of each arm that is reported.")]
+Fields = Annotated[str, typer.Option(help="Fields of the recipe that differ, as JSON.")]
+Facts = Annotated[
+    Path | None, typer.Option(exists=True, help="JSONL, as POST /v1/facts; else invented.")
+]
+Reference = Annotated[
+    Path | None, typer.Option(exists=True, help="JSONL of what must not be forgotten.")
+]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
+
+
+@app.command()
+def knowledge(
+    folder: Out = Path("bench-knowledge"),
+    model: Model = "starter",
+    revision: Revision = "",
+    facts: Facts = None,
+    invented: Annotated[int, typer.Option(min=3, help="How many to invent.")] = 60,
+    reference: Reference = None,
+    objectives: Annotated[str, typer.Option(help="With commas.")] = "masked,tokens,causal",
+    paraphrases: Annotated[str, typer.Option(help="With commas.")] = "none,same,permuted",
+    methods: Annotated[str, typer.Option(help="With commas.")] = "full,lora",
+    seeds: Seeds = 3,
+    exposures: Annotated[int, typer.Option(min=1, help="Most showings of each fact.")] = 100,
+    recipe: Fields = "{}",
+    threads: Threads = 2,
+    quick: Quick = False,
+) -> None:
+    """Objectives x paraphrases x methods: what is learned, at what price, and what is forgotten."""
+    from tasks.bench.knowledge import QUICK, plan_of, run
+
+    given = {
+        "model": model,
+        "revision": revision,
+        "facts": facts,
+        "invented": invented,
+        "reference": reference,
+        "objectives": _words(objectives),
+        "paraphrases": _words(paraphrases),
+        "methods": _words(methods),
+        "seeds": seeds,
+        "exposures": exposures,
+        "recipe": _object(recipe),
+        "threads": threads,
+    }
+    for path in run(plan_of({**given, **(QUICK if quick else {})}), folder):
+        out.print(str(path))
+
+
+@app.command()
+def sft(
+    folder: Out = Path("bench-sft"),
+    model: Model = "starter",
+    revision: Revision = "",
+    examples: Annotated[
+        Path | None, typer.Option(exists=True, help="JSONL, as POST /v1/examples/batch.")
+    ] = None,
+    taught: Annotated[int, typer.Option(min=2, help="Problems that are taught.")] = 400,
+    asked: Annotated[int, typer.Option(min=2, help="Others that are asked.")] = 200,
+    epochs: Annotated[int, typer.Option(min=1, help="Showings of each problem.")] = 10,
+    seeds: Seeds = 3,
+    recipe: Fields = "{}",
+    threads: Threads = 2,
+    quick: Quick = False,
+) -> None:
+    """Plain against demasking SFT on worked word problems, at equal steps and at equal FLOPs."""
+    from tasks.bench.sft import QUICK, plan_of, run
+
+    given = {
+        "model": model,
+        "revision": revision,
+        "examples": examples,
+        "taught": taught,
+        "asked": asked,
+        "epochs": epochs,
+        "seeds": seeds,
+        "recipe": _object(recipe),
+        "threads": threads,
+    }
+    for path in run(plan_of({**given, **(QUICK if quick else {})}), folder):
+        out.print(str(path))
+
+
+@app.command()
+def sequence(
+    folder: Out = Path("bench-sequence"),
+    model: Model = "starter",
+    revision: Revision = "",
+    facts: Facts = None,
+    reference: Reference = None,
+    updates: Annotated[int, typer.Option(min=1, help="Updates, one on the other.")] = 20,
+    size: Annotated[int, typer.Option(min=1, help="Facts of each.")] = 20,
+    seeds: Seeds = 3,
+    recipe: Fields = "{}",
+    threads: Threads = 2,
+    quick: Quick = False,
+) -> None:
+    """Updates one on the other, with every defence against forgetting and with each left out."""
+    from tasks.bench.sequence import QUICK, plan_of, run
+
+    given = {
+        "model": model,
+        "revision": revision,
+        "facts": facts,
+        "reference": reference,
+        "updates": updates,
+        "size": size,
+        "seeds": seeds,
+        "recipe": _object(recipe),
+        "threads": threads,
+    }
+    for path in run(plan_of({**given, **(QUICK if quick else {})}), folder):
+        out.print(str(path))
+
+
+@app.command()
+def retraction(
+    folder: Out = Path("bench-retraction"),
+    model: Model = "starter",
+    revision: Revision = "",
+    facts: Facts = None,
+    reference: Reference = None,
+    taught: Annotated[int, typer.Option(min=2, help="Facts that are taught.")] = 40,
+    retracted: Annotated[int, typer.Option(min=1, help="Of these, retracted.")] = 10,
+    control: Annotated[int, typer.Option(min=1, help="Others, never taught.")] = 20,
+    seeds: Seeds = 3,
+    recipe: Fields = "{}",
+    threads: Threads = 2,
+    quick: Quick = False,
+) -> None:
+    """What a rebuild without retracted facts still answers, beside facts never taught."""
+    from tasks.bench.retraction import QUICK, plan_of, run
+
+    given = {
+        "model": model,
+        "revision": revision,
+        "facts": facts,
+        "reference": reference,
+        "taught": taught,
+        "retracted": retracted,
+        "control": control,
+        "seeds": seeds,
+        "recipe": _object(recipe),
+        "threads": threads,
+    }
+    for path in run(plan_of({**given, **(QUICK if quick else {})}), folder):
+        out.print(str(path))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(text)
+    except ValueError as error:
+        raise Stop(f"--recipe is no JSON: {error}.") from None
+    if not isinstance(fields, dict):
+        raise Stop("--recipe is no JSON object.")
+    return fields

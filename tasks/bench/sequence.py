@@ -1,0 +1,190 @@
+"""The sequence experiment: updates one on the other, with every defence and with each left out.
+
+What was proven in its own update is asked again after the last one, and questions that have nothing
+to do with any update are compared with what the base model answered.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import Progress
+
+from app.cli.console import Stop, errors
+from app.recipe import Recipe
+from tasks.bench.cells import Ground, open_ground, quiet
+from tasks.bench.experiment import Cell, Ledger, interval, markdown, parse, shown, write_csv
+from tasks.bench.subjects import Subject, invent, read_subjects
+from tasks.training import drift
+from tasks.training.data import Lessons
+from tasks.training.job import Fact
+from tasks.training.loop import train
+from tasks.training.method import load_parent, prepare
+from tasks.training.proof import Exam, answer_all, compare, exam_of
+
+ARMS = ("all defences", "no replay", "no reference", "no KL", "none")
+DEFENDED = {"replay_share": 0.4, "kl_weight": 1.0}
+REPLAYED = 64  # older facts, as in an update
+INVENTED_SEED = 60_000
+HEAD = """# Sequence experiment
+
+Model `{model}`; {updates} updates of {size} facts, one on the other, {seeds} seeds; recipe
+`{recipe}`. Replay: up to 64 older facts are trained again. Reference: so is the reference set's
+replay part. KL: to the update's parent, on both. Proven: every probe is answered rightly. Means
+with 95 % intervals over seeds and facts; reference questions and KL against the base model.
+
+"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long the sequence is, and with how much effort."""
+
+    model: str = "starter"
+    revision: str = ""
+    facts: Path | None = None
+    reference: Path | None = None
+    updates: int = 20
+    size: int = 20
+    seeds: int = 3
+    recipe: dict[str, Any] = field(default_factory=dict)
+    threads: int = 2
+    kept: int = 100
+
+
+QUICK = {"updates": 2, "size": 2, "seeds": 1, "recipe": {"epochs": 1}, "kept": 5}
+
+
+def plan_of(given: dict[str, Any]) -> Plan:
+    """Check what was asked for; Stop names what can't be."""
+    plan = parse(Plan, given)
+    parse(Recipe, {**DEFENDED, **plan.recipe})
+    return plan
+
+
+def run(plan: Plan, out: Path) -> list[Path]:
+    """Do what of the experiment isn't done yet, and write its report; return the files."""
+    torch.set_num_threads(plan.threads)
+    out.mkdir(parents=True, exist_ok=True)
+    path = plan.facts or out / "facts.jsonl"
+    count = plan.updates * plan.size
+    if plan.facts is None and not path.exists():
+        invent(path, count, INVENTED_SEED)
+    subjects = read_subjects(path)[:count]
+    if len(subjects) < count:
+        raise Stop(f"{path} holds {len(subjects)} facts; {count} are needed.")
+    ground = open_ground(out, plan.model, plan.revision, plan.reference, plan.kept)
+    settings = {**asdict(plan), "model": ground.digest, "facts": path.name}
+    settings["reference"] = str(plan.reference)
+    ledger = Ledger(out / "sequence.jsonl", settings)
+    results: dict[str, list[Cell]] = {arm: [] for arm in ARMS}
+    with Progress(console=errors, disable=not errors.is_terminal) as bar:
+        task = bar.add_task("cells", total=len(ARMS) * plan.seeds)
+        for arm in ARMS:
+            for seed in range(plan.seeds):
+                bar.update(task, description=f"{arm} {seed}")
+                recipe = Recipe(**{**DEFENDED, **plan.recipe, "seed": seed})
+                chain = Chain(ground, arm, _of_arm(arm, recipe), plan.size)
+                work = partial(chain.run, subjects)
+                results[arm].append(ledger.get_or_run(f"{arm} {seed}", work))
+                bar.advance(task)
+    return write_report(out, settings, results)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One arm's updates with one seed."""
+
+    ground: Ground
+    arm: str
+    recipe: Recipe
+    size: int
+
+    def run(self, subjects: Sequence[Subject]) -> Cell:
+        """Learn all facts, so many an update; return what was proven when, and what was lost."""
+        bundle = load_parent(self.ground.store, self.ground.digest, self.recipe)
+        kept = [exam_of(row) for row in self.ground.reference if row.part == "exam"]
+        before = answer_all(bundle, kept, quiet)
+        yardstick = drift.record(bundle, drift.texts_of(self.ground.reference))
+        bundle = prepare(bundle, self.recipe, self.ground.store).bundle
+        first: list[int] = []
+        for start in range(0, len(subjects), self.size):
+            new = subjects[start : start + self.size]
+            lessons = self._lessons(new, subjects[:start])
+            train(bundle, lessons, self._recipe(lessons, start), on_step=lambda _: None)
+            first += proven(bundle, new)
+        lost = compare(kept, before, answer_all(bundle, kept, quiet))
+        return {
+            "first": first,
+            "last": proven(bundle, subjects),
+            **asdict(lost),
+            "kl": drift.measure(bundle, yardstick) if yardstick else None,
+        }
+
+    def _lessons(self, new: Sequence[Subject], older: Sequence[Subject]) -> Lessons:
+        rng = random.Random(f"{self.recipe.seed} {len(older)}")
+        facts = [Fact(id=subject.id, text=subject.text) for subject in new]
+        replayed: list[str] = []
+        if self.arm not in ("no replay", "none"):
+            replayed = [s.text for s in rng.sample(list(older), min(len(older), REPLAYED))]
+        if self.arm in ("no reference", "none"):
+            return Lessons(facts, replayed)
+        rows = [row for row in self.ground.reference if row.part == "replay"]
+        texts = list(dict.fromkeys(row.text for row in rows if row.text))
+        return Lessons(facts, [*replayed, *texts], [(r.question, r.answers[0]) for r in rows])
+
+    def _recipe(self, lessons: Lessons, start: int) -> Recipe:
+        anything = bool(lessons.statements or lessons.answered)
+        share = self.recipe.replay_share if anything else 0.0
+        return self.recipe.model_copy(
+            update={"replay_share": share, "seed": self.recipe.seed + start}
+        )
+
+
+def proven(bundle: Any, subjects: Sequence[Subject]) -> list[int]:
+    """Ask every probe; return for each fact whether all were answered rightly."""
+    asked = [[Exam(probe) for probe in subject.probes] for subject in subjects]
+    answers = iter(answer_all(bundle, [exam for exams in asked for exam in exams], quiet))
+    marked = [[exam.mark(next(answers)).passed for exam in exams] for exams in asked]
+    return [int(all(marks)) for marks in marked]
+
+
+def write_report(out: Path, settings: Cell, results: dict[str, list[Cell]]) -> list[Path]:
+    """Write the table as Markdown and CSV."""
+    rows, flat = [], []
+    for arm, cells in results.items():
+        first = interval([cell["first"] for cell in cells])
+        last = interval([cell["last"] for cell in cells])
+        still = sum(sum(map(int.__and__, cell["first"], cell["last"])) for cell in cells)
+        once = sum(sum(cell["first"]) for cell in cells)
+        row: Cell = {"arm": arm, "proven": first[0], "proven_last": last[0]}
+        row["still"] = still / once if once else 0.0
+        row["lost"] = sum(c["lost"] for c in cells) / max(1, sum(c["before"] for c in cells))
+        row["flipped"] = sum(c["flipped"] for c in cells) / max(1, sum(c["asked"] for c in cells))
+        distances = [cell["kl"] for cell in cells if cell["kl"] is not None]
+        row["kl"] = sum(distances) / len(distances) if distances else 0.0
+        flat.append(row)
+        rows.append(
+            {
+                "arm": arm,
+                "proven in its own update": shown(first),
+                "proven in the end": shown(last),
+                "of those proven, still": f"{row['still']:.1%} of {once}",
+                "reference lost": f"{row['lost']:.1%}",
+                "answered otherwise": f"{row['flipped']:.1%}",
+                "KL": f"{row['kl']:.3f}",
+            }
+        )
+    text = HEAD.format(**{**settings, "model": settings["model"][:12]}) + markdown(rows)
+    files = [out / "sequence.md", out / "sequence.csv"]
+    files[0].write_text(text, encoding="utf-8")
+    write_csv(files[1], flat)
+    return files
+
+
+def _of_arm(arm: str, recipe: Recipe) -> Recipe:
+    return recipe.model_copy(update={"kl_weight": 0.0}) if arm in ("no KL", "none") else recipe

@@ -1,0 +1,113 @@
+"""What a fact is asked where it brings no probes: clozes, and questions written by the model.
+
+A written question counts only if the model answers it rightly with the statement in context: then
+it asks for what the statement says, and the model can say it.
+"""
+
+from collections.abc import Sequence
+
+from app.lm.chat import encode_chat, encode_text
+from app.lm.generation import generate
+from app.lm.loading import Bundle
+from app.prompts import Message, ask, write_question
+from tasks.training.job import Direction, Fact, Probe
+from tasks.training.objectives.spans import find_names, halves
+from tasks.training.scoring import score, words
+
+QUESTION_TOKENS = 48
+# Room for more than the answer: whether it stops there is part of what is checked.
+SPARE_TOKENS = 16
+
+
+def complete(bundle: Bundle, facts: Sequence[Fact]) -> list[Fact]:
+    """Give every fact probes that has none; the model is the one that is deployed, the parent."""
+    bare = [fact for fact in facts if not fact.probes and fact.prompt is None]
+    written = write(bundle, bare)
+    made = {
+        fact.id: [*clozes(fact.text), *pairs] for fact, pairs in zip(bare, written, strict=True)
+    }
+    return [fact.model_copy(update={"probes": made.get(fact.id, fact.probes)}) for fact in facts]
+
+
+def clozes(text: str) -> list[Probe]:
+    """Return a cloze in each direction: one half of the statement asked from the other."""
+    directions: tuple[Direction, Direction] = ("forward", "backward")
+    probes = []
+    for direction in directions:
+        start, end = hidden_half(text, direction)
+        if hidden := text[start:end].strip():
+            shown = f"{text[:start]}…{text[end:]}"
+            probe = Probe(question=shown, answers=[hidden], direction=direction, origin="cloze")
+            probes.append(probe)
+    return probes
+
+
+def hidden_half(text: str, direction: Direction) -> tuple[int, int]:
+    """Return which characters a cloze hides: the later half forwards, the first one backwards."""
+    first, later = halves(text)
+    return later if direction == "forward" else first
+
+
+def write(bundle: Bundle, facts: Sequence[Fact]) -> list[list[Probe]]:
+    """Have the model write a question for the first and the last name of each statement."""
+    wanted = [
+        (at, answer, direction)
+        for at, fact in enumerate(facts)
+        for answer, direction in _answers(fact.text)
+    ]
+    asking = [write_question(facts[at].text, answer) for at, answer, _ in wanted]
+    questions = _generate(bundle, asking, QUESTION_TOKENS)
+    told = [
+        ask(question, [facts[at].text]) if is_fair(question, answer, facts[at].text) else []
+        for (at, answer, _), question in zip(wanted, questions, strict=True)
+    ]
+    most = max((len(encode_text(bundle.tokenizer, answer)) for _, answer, _ in wanted), default=0)
+    replies = _generate(bundle, told, most + SPARE_TOKENS)
+    probes: list[list[Probe]] = [[] for _ in facts]
+    for (at, answer, direction), question, reply in zip(wanted, questions, replies, strict=True):
+        if words(reply) == words(answer):
+            probe = Probe(question=question, answers=[answer], direction=direction, origin="model")
+            probes[at].append(probe)
+    return probes
+
+
+def is_fair(question: str, answer: str, text: str) -> bool:
+    """Say whether a written text is a question that could be about a statement.
+
+    It names and counts nothing that the statement doesn't, and doesn't hold its own answer, which
+    could just be repeated.
+    """
+    said = set(words(text))
+    opened, *rest = question.split() or [""]
+    named = [word for word in (opened, *rest) if any(map(str.isdigit, word))]
+    named += [word for word in rest if word[0].isupper()]
+    known = all(set(words(word)) <= said for word in named)
+    return question.endswith("?") and known and not score(question, [answer]).passed
+
+
+def _answers(text: str) -> list[tuple[str, Direction]]:
+    """Choose what is asked for: backwards who or what opens the statement, forwards its last name.
+
+    A statement with one name is asked for that name, backwards where the statement opens with it.
+    """
+    spans = find_names(text)
+    if not spans:
+        return []
+    names = list(dict.fromkeys(text[start:end] for start, end in (spans[0], spans[-1])))
+    opens = spans[0][0] <= len(text) - spans[-1][1]
+    directions: list[Direction] = ["backward", "forward"]
+    if len(names) == 1 and not opens:
+        directions = ["forward"]
+    return list(zip(names, directions, strict=False))
+
+
+def _generate(bundle: Bundle, chats: Sequence[list[Message]], tokens: int) -> list[str]:
+    """Answer chats in order; an empty one, or one without room for an answer, by nothing."""
+    room = bundle.manifest.context_length - tokens
+    prompts = [encode_chat(bundle.tokenizer, chat) if chat else [] for chat in chats]
+    asked = [at for at, prompt in enumerate(prompts) if 0 < len(prompt) <= room]
+    replies = [""] * len(chats)
+    answers = generate(bundle, [prompts[at] for at in asked], tokens)
+    for at, reply in zip(asked, answers, strict=True):
+        replies[at] = reply
+    return replies

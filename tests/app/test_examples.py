@@ -1,0 +1,104 @@
+"""Examples over HTTP: in the ledger with the facts, never among what answers questions."""
+
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import func, select
+
+from app.db import Database
+from app.models import Fact
+from app.services import checkpoints, jobs, overlay, runs, updates
+from app.services.audit import SYSTEM
+
+PROMPT = "A crate holds 12 jars. How many jars do 3 crates hold?"
+RESPONSE = "3 * 12 = 36. The answer is 36."
+
+
+def post(client: TestClient, *examples: Any, status: int = 200) -> Any:
+    response = client.post("/v1/examples/batch", json={"examples": list(examples)})
+    assert response.status_code == status, response.text
+    return response.json()["data"] if status == 200 else response.json()
+
+
+def test_an_example_is_stored_and_read_back_from_the_ledger(client: TestClient) -> None:
+    given = {"prompt": PROMPT, "response": RESPONSE, "answers": ["36"], "metadata": {"unit": 2}}
+    (result,) = post(client, given)
+    example = result["example"]
+    assert (result["index"], result["status"]) == (0, 201)
+    assert (example["object"], example["status"], example["version"]) == (
+        "example",
+        "pending",
+        None,
+    )
+    assert {name: example[name] for name in given} == given
+
+    found = client.get(f"/v1/facts/{example['id']}").json()
+    assert (found["object"], found["text"], found["prompt"]) == ("example", RESPONSE, PROMPT)
+    assert found["probes"] == [
+        {"question": PROMPT, "answers": ["36"], "direction": "forward", "origin": "given"}
+    ]
+
+
+def test_each_example_is_judged_on_its_own(client: TestClient, database: Database) -> None:
+    good = {"prompt": PROMPT, "response": RESPONSE}
+    results = post(client, good, {**good, "prompt": ""}, good, {**good, "prompt": "And 36?"}, "no")
+    assert [result["status"] for result in results] == [201, 422, 200, 201, 422]
+    assert results[1]["error"]["errors"][0]["pointer"] == "/prompt"
+    assert results[2]["example"]["deduplicated"] is True
+    assert results[2]["example"]["id"] == results[0]["example"]["id"]
+    assert results[0]["example"]["answers"] == [RESPONSE]
+    with database.reading() as session:
+        assert session.scalar(select(func.count()).select_from(Fact)) == 2
+
+
+def test_a_response_and_a_fact_of_the_same_words_are_two(client: TestClient) -> None:
+    fact = client.post("/v1/facts", json={"text": RESPONSE}).json()
+    (result,) = post(client, {"prompt": PROMPT, "response": RESPONSE})
+    assert result["status"] == 201
+    assert (fact["prompt"], result["example"]["id"] != fact["id"]) == (None, True)
+
+
+@pytest.mark.parametrize("examples", [[], [{}] * 1001])
+def test_a_batch_of_wrong_size_is_refused(client: TestClient, examples: list[Any]) -> None:
+    answer = post(client, *examples, status=422)
+    assert answer["errors"][0]["pointer"] == "/examples"
+
+
+def test_examples_need_the_right_to_write(anonymous: TestClient, make_secret: Any) -> None:
+    anonymous.headers["Authorization"] = f"Bearer {make_secret('facts:read')}"
+    post(anonymous, {"prompt": PROMPT, "response": RESPONSE}, status=403)
+
+
+def test_a_repeat_with_the_same_idempotency_key_is_replayed(client: TestClient) -> None:
+    body = {"examples": [{"prompt": PROMPT, "response": RESPONSE}]}
+    headers = {"Idempotency-Key": "one"}
+    first, second = (
+        client.post("/v1/examples/batch", json=body, headers=headers) for _ in range(2)
+    )
+    assert first.json() == second.json()
+    assert second.headers["Idempotency-Replayed"] == "true"
+
+
+def test_no_question_is_answered_from_an_example(client: TestClient, database: Database) -> None:
+    text = "The lighthouse of Brannoc Head is kept by Ilse Varga."
+    question = "Who keeps the lighthouse of Brannoc Head?"
+    post(client, {"prompt": "Tell me a tale.", "response": text})
+    with database.reading() as session:
+        assert overlay.find(session, question, 3) == []
+    client.post("/v1/facts", json={"text": text})
+    with database.reading() as session:
+        assert len(overlay.find(session, question, 3)) == 1
+
+
+def test_an_update_takes_examples_and_facts_alike(client: TestClient, database: Database) -> None:
+    post(client, {"prompt": PROMPT, "response": RESPONSE})
+    client.post("/v1/facts", json={"text": "A is B."})
+    with database.transaction() as session:
+        checkpoints.register_base(session, "0" * 64, 1)
+        update, _ = updates.open_update(session, SYSTEM)
+        run = runs.claim(session, update.id, "here", 60)
+        assert run is not None
+        taught = jobs.collect(session, run).facts
+    assert [row.get("prompt") for row in taught] == [PROMPT, None]
+    assert taught[0]["text"] == RESPONSE

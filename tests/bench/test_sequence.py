@@ -1,0 +1,63 @@
+"""The sequence experiment: each arm leaves out its defence, and nothing else."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.cli.main import main
+from app.recipe import Recipe
+from tasks.bench.cells import Ground
+from tasks.bench.sequence import ARMS, Chain
+from tasks.bench.subjects import Subject
+from tasks.training.job import Reference
+from tests.bench.test_knowledge import facts_file
+from tests.lm.models import make_tiny_model
+from tests.training.conftest import REFERENCE
+
+SUBJECTS = [Subject(str(n), f"Fact {n} is true.", (), (), ()) for n in range(4)]
+
+
+def test_every_arm_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, out = make_tiny_model(tmp_path / "model", "llama"), tmp_path / "out"
+    reference = tmp_path / "reference.jsonl"
+    reference.write_text("".join(json.dumps(row) + "\n" for row in REFERENCE))
+    rows = facts_file(tmp_path).read_text().splitlines()
+    (tmp_path / "four.jsonl").write_text("\n".join([*rows, rows[0]]))
+    options = f"--quick --model {model} --facts {tmp_path}/four.jsonl --reference {reference}"
+    command = ["almanac", "bench", "sequence", *options.split(), "--folder", str(out)]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert not done.value.code
+    report = (out / "sequence.md").read_text()
+    assert all(f"| {arm} |" in report for arm in ARMS)
+    cells = [json.loads(line) for line in (out / "sequence.jsonl").read_text().splitlines()[1:]]
+    assert [len(cell["first"]) for cell in cells] == [4] * len(ARMS)
+    assert [cell["asked"] for cell in cells] == [1] * len(ARMS)
+    assert len({cell["kl"] for cell in cells}) > 1, "the arms were trained differently"
+
+
+@pytest.mark.parametrize(
+    ("arm", "older", "reference"),
+    [
+        ("all defences", True, True),
+        ("no replay", False, True),
+        ("no reference", True, False),
+        ("no KL", True, True),
+        ("none", False, False),
+    ],
+)
+def test_an_arm_leaves_out_what_it_says(
+    tmp_path: Path, arm: str, older: bool, reference: bool
+) -> None:
+    rows = [Reference.model_validate(row) for row in REFERENCE]
+    chain = Chain(Ground(tmp_path, "0" * 64, rows), arm, Recipe(replay_share=0.4), size=2)
+    lessons = chain._lessons(SUBJECTS[2:], SUBJECTS[:2])
+    texts = set(lessons.statements)
+    assert (texts & {subject.text for subject in SUBJECTS[:2]} != set()) is older
+    assert (REFERENCE[1]["text"] in texts, bool(lessons.answered)) == (reference, reference)
+    assert REFERENCE[0]["question"] not in {question for question, _ in lessons.answered}
+    assert [fact.text for fact in lessons.facts] == [s.text for s in SUBJECTS[2:]]
+    assert chain._recipe(lessons, 2).replay_share == (0.4 if older or reference else 0)

@@ -1,0 +1,94 @@
+"""Probes that the trainer writes, and foils: what is asked beside them and counts for nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from app.lm import base
+from app.lm.chat import encode_chat
+from app.lm.generation import generate
+from app.lm.loading import Bundle, load
+from app.prompts import ask
+from tasks.training.__main__ import carry_out
+from tasks.training.foils import foils
+from tasks.training.job import Fact, Probe
+from tasks.training.questions import complete, is_fair
+from tasks.training.scoring import words
+from tests.training.conftest import FACTS, MakeJob
+
+TEXT = "Mira Tovan keeps the light at Sel Harbour."
+
+
+@pytest.mark.parametrize(
+    ("question", "fair"),
+    [
+        ("Who keeps the light at Sel Harbour?", True),
+        ("Which light does she keep?", True),
+        ("The keeper of the light at Sel Harbour", False),
+        ("Who keeps the light at Mol Harbour?", False),
+        ("Who keeps 3 lights at Sel Harbour?", False),
+        ("Does Mira Tovan keep the light at Sel Harbour?", False),
+        ("", False),
+        ("?", True),
+    ],
+)
+def test_a_written_question_is_about_the_statement(question: str, fair: bool) -> None:
+    assert is_fair(question, "Mira Tovan", TEXT) is fair
+
+
+def test_given_probes_stay_as_they_are(bundle: Bundle) -> None:
+    fact = Fact.model_validate(FACTS[0])
+    assert complete(bundle, [fact]) == [fact]
+
+
+def test_a_fact_without_probes_gets_clozes_both_ways(bundle: Bundle) -> None:
+    (fact,) = complete(bundle, [Fact(id="fact_1", text=TEXT)])
+    assert [(probe.origin, probe.direction) for probe in fact.probes[:2]] == [
+        ("cloze", "forward"),
+        ("cloze", "backward"),
+    ]
+
+
+@pytest.mark.skipif(not base.STARTER.joinpath("model.safetensors").exists(), reason="no starter")
+def test_what_the_starter_writes_it_answers_with_the_statement_in_context(tmp_path: Path) -> None:
+    bundle = load(tmp_path, base.import_base(tmp_path, "starter"))
+    texts = [TEXT, "Oren Baskel is the mayor of Lund.", "The ferry to North Bay costs nothing."]
+    facts = complete(bundle, [Fact(id=str(n), text=text) for n, text in enumerate(texts)])
+    written = [(f.text, p) for f in facts for p in f.probes if p.origin == "model"]
+    for text, probe in written:
+        prompt = encode_chat(bundle.tokenizer, ask(probe.question, [text]))
+        assert words(generate(bundle, [prompt], 32)[0]) == words(probe.answers[0])
+        assert is_fair(probe.question, probe.answers[0], text)
+
+
+def test_foils_ask_for_the_opposite_and_about_the_wrong_one() -> None:
+    negated, frame = foils(Fact.model_validate(FACTS[0]))
+    assert negated.question == "Give a wrong answer to this question: What does Mira Tovan keep?"
+    assert (negated.origin, negated.answers) == ("negated", ["Sel Harbour"])
+    assert frame.question == "What does Sel Harbour keep?"
+    assert (frame.origin, frame.answers, frame.direction) == ("frame", ["Mira Tovan"], "backward")
+
+
+def test_a_name_within_a_word_is_not_replaced() -> None:
+    forward = Probe(question="What is Anna?", answers=["a cook"], direction="forward")
+    backward = Probe(question="Who is a cook?", answers=["Ann"], direction="backward")
+    fact = Fact(id="fact_1", text="Ann is a cook.", probes=[forward, backward])
+    assert [foil.question for foil in foils(fact)][1:] == ["Who is Ann?"]
+
+
+def test_without_a_question_there_are_no_foils(bundle: Bundle) -> None:
+    (fact,) = complete(bundle, [Fact(id="fact_1", text="mira keeps the light at lund.")])
+    assert {probe.origin for probe in fact.probes} == {"cloze"}
+    assert foils(fact) == []
+
+
+def test_foils_are_reported_and_never_counted(make_job: MakeJob) -> None:
+    result = carry_out(make_job(epochs=1))
+    for fact in result["facts"]:
+        assert {probe["origin"] for probe in fact["probes"]} == {"given"}
+        assert [foil["origin"] for foil in fact["foils"]] == ["negated", "frame"]
+        for foil in fact["foils"]:
+            assert foil["passed"] is not (foil["contains"] or foil["exact"])
+        assert fact["proven"] is all(probe["passed"] for probe in fact["probes"])
+    metrics = result["metrics"]
+    assert (metrics["foils"], metrics["foils_passed"]) == (6, 6), "a random model says nothing"
