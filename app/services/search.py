@@ -20,10 +20,11 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session, selectinload
 
 from app.models import Fact
-from app.services.relevance import plain_form
+from app.services.relevance import plain_form, says_nothing
 
 MAX_TERMS = 32
 MOST_PROPOSED = 200
+MOST_SORTED = 1000
 _fts = table("facts_fts", column("fact_id"), column("rowid"))
 _FTS5 = ('"{}"', "*", " AND ", " OR ")
 
@@ -41,11 +42,13 @@ def search(session: Session, words: str, limit: int) -> Sequence[Fact]:
     Each word proposes its newest facts, and all words together theirs: a rare word gives all that
     it has, and of a common one nobody wants to see everything, which would take seconds to rank.
     """
-    terms = list(dict.fromkeys(_split(words)))[:MAX_TERMS]
+    given = list(dict.fromkeys(_split(words)))
+    terms = [term for term in given if not says_nothing(term)][:MAX_TERMS] or given[:MAX_TERMS]
     if not terms:
         return []
-    groups = [*([Term(term)] for term in terms), [Term(term) for term in terms]]
-    branches = (_newest(session, *numbered, limit) for numbered in enumerate(groups))
+    groups = [[Term(term)] for term in terms]
+    groups += [[Term(term) for term in terms]] if len(terms) > 1 else []
+    branches = (_propose(session, *numbered, limit) for numbered in enumerate(groups))
     rows = session.execute(union_all(*branches)).all()
     frequency = Counter(number for number, _ in rows)
     weights = {term: 1 / (1 + frequency[number]) for number, term in enumerate(terms)}
@@ -64,13 +67,16 @@ def _split(text: str) -> list[str]:
     return re.findall(r"[^\W_]+", plain_form(text))
 
 
-def _newest(session: Session, number: int, group: Sequence[Term], most: int) -> Select[int, str]:
-    """Build the query for the newest facts that have every word of a group, by its number."""
+def _propose(session: Session, number: int, group: Sequence[Term], most: int) -> Select[int, str]:
+    """Build the query for the newest facts that have every word of a group, by its number.
+
+    Postgres sorts what it has found, and for a word in more than MOST_SORTED facts not all of it.
+    """
     postgres = is_postgres(session)
     query = literal(write_query(postgres, group))
     if postgres:
-        found = select(literal(number), Fact.id).where(matching(query, postgres))
-        found = found.order_by(Fact.id.desc())
+        some = select(Fact.id).where(matching(query, postgres)).limit(MOST_SORTED).subquery()
+        found = select(literal(number), some.c.id).order_by(some.c.id.desc())
     else:
         found = select(literal(number), _fts.c.fact_id).where(_matches(query))
         found = found.order_by(_fts.c.rowid.desc())

@@ -38,10 +38,10 @@ def learned_in(versions: Select[int], *, proven: bool = True) -> ColumnElement[b
 
 
 def _learned_by(*where: ColumnElement[bool]) -> Select[str]:
-    query = select(UpdateFact.fact_id).join(
-        Checkpoint, Checkpoint.update_id == UpdateFact.update_id
+    made_by = select(Checkpoint.update_id).where(*where)
+    return select(UpdateFact.fact_id).where(
+        UpdateFact.proven.is_(True), UpdateFact.update_id.in_(made_by)
     )
-    return query.where(UpdateFact.proven.is_(True), *where)
 
 
 def has_status(status: str) -> ColumnElement[bool]:
