@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0 $(if $(PIP_FIND_LINKS),,--extra-index-url https://downloa
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 FAULTS := strikes-sqlite strikes-postgres faults-sqlite faults-postgres
-STRIKES := tests/faults/test_kills.py tests/faults/test_zombies.py
+STRIKES := $(patsubst %,tests/faults/test_%.py,kills zombies crash_points real_trainer)
 CONTRACTS := tests/test_contracts.py tests/app/test_migrations.py
 
 .DEFAULT_GOAL := help
