@@ -8,10 +8,12 @@ TORCH ?= torch==2.13.0 $(if $(PIP_FIND_LINKS),,--extra-index-url https://downloa
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+FAULTS := strikes-sqlite strikes-postgres faults-sqlite faults-postgres
+STRIKES := $(patsubst %,tests/faults/test_%.py,kills zombies crash_points real_trainer)
 CONTRACTS := tests/test_contracts.py tests/app/test_migrations.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install up demo test test-faults faults-sqlite faults-postgres bench-ledger bench-main-job bench-serving check format openapi env clean
+.PHONY: help install up demo test test-faults $(FAULTS) bench-ledger bench-main-job bench-serving check format openapi env clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,11 +38,11 @@ test: $(INSTALLED) ## Run the whole test suite (needs PostgreSQL and Redis on th
 	$(BIN)/python -m pytest
 
 test-faults: $(INSTALLED) ## Break it for minutes: kills, crash points, zombies (FAULT_SCALE=0.1 for less)
-	@$(MAKE) -j2 -Otarget faults-sqlite faults-postgres
+	@$(MAKE) -j4 -Otarget $(FAULTS)
 
-# Each database with its broker, in a process of its own: both wait for leases most of the time.
-faults-sqlite faults-postgres:
-	$(BIN)/python -m pytest tests/faults -k "$(@:faults-%=%)$(if $(findstring sqlite,$@), or byte)" --basetemp=$$(mktemp -d)/faults
+# Each database with its broker, in two processes: all wait for leases most of the time.
+$(FAULTS):
+	$(BIN)/python -m pytest $(if $(findstring strikes,$@),$(STRIKES),tests/faults $(STRIKES:%=--ignore=%)) -k "$(lastword $(subst -, ,$@))$(if $(findstring faults-sqlite,$@), or byte)" --basetemp=$$(mktemp -d)/faults
 
 bench-main-job: $(INSTALLED) ## Measure the main job here: times, right answers, memory
 	$(BIN)/python -m tasks.bench.main_job

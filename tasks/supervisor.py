@@ -24,6 +24,7 @@ from app.engine_pool import connect
 from app.errors import CheckpointCorrupt, DomainError
 from app.lm import store
 from app.lm.disposal import size_of
+from app.models import Update
 from app.models.base import JsonObject
 from app.services import jobs, publishing, runs
 from app.services.jobs import Job
@@ -117,9 +118,11 @@ class Supervisor:
             log.error("update %s met a bug", run.update_id, exc_info=error)
             self._end(runs.fail, run, {"type": "internal", "detail": repr(error)[:500]})
 
-    def _end(self, end: Callable[..., object], *arguments: object) -> None:
+    def _end(self, end: Callable[..., Update | None], *arguments: object) -> None:
+        """Write the run's end, or raise Fenced if it isn't ours to write."""
         with self.database.transaction() as session:
-            end(session, *arguments)
+            if end(session, *arguments) is None:
+                raise Fenced
 
     def _write_job(self, run: Run, folder: Path, job: Job) -> None:
         store.need_space(self.settings.store, SPACE * size_of(self.settings.store, job.parent))
@@ -165,7 +168,8 @@ class Supervisor:
 
     def _report(self, run: Run, news: JsonObject) -> None:
         try:
-            self._end(runs.report, run, news)
+            with self.database.transaction() as session:
+                runs.report(session, run, news)
         except SQLAlchemyError:  # no reason to stop training
             log.warning("can't report on %s", run.update_id, exc_info=True)
 
@@ -199,7 +203,7 @@ class Supervisor:
             engine.close()
         return None
 
-    def _publish(self, publish: Callable[..., object], *arguments: object) -> None:
+    def _publish(self, publish: Callable[..., Update | None], *arguments: object) -> None:
         for left in reversed(range(PUBLISH_TRIES)):
             try:
                 # An exception may hide a commit that succeeded. Then the run has ended, and

@@ -1,11 +1,12 @@
 from app.models.access import Audit, Idempotency, Key
 from app.models.base import Base
 from app.models.checkpoints import Activation, Checkpoint, Proof
-from app.models.facts import LIVE, Fact, Probe
+from app.models.facts import IS_LIVE, LIVE, Fact, Probe
 from app.models.feedback import Feedback
 from app.models.updates import Event, Update, UpdateFact, WorkerSeen
 
 __all__ = [
+    "IS_LIVE",
     "LIVE",
     "Activation",
     "Audit",

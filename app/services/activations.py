@@ -145,10 +145,11 @@ def served() -> CTE:
 
 def ancestry(start: ColumnElement[bool]) -> CTE:
     """Build the recursive query (column `version`) of the versions in `start` and above."""
-    row = select(Checkpoint.version, Checkpoint.parent)
-    tree = row.where(start).cte(recursive=True)
+    tree = select(Checkpoint.version, Checkpoint.parent).where(start).cte(recursive=True)
+    # One look-up a step; a join would read the whole table at each.
+    above = select(Checkpoint.parent).where(Checkpoint.version == tree.c.parent).scalar_subquery()
     # UNION drops rows that were seen: shared ancestors are walked once.
-    return tree.union(row.where(Checkpoint.version == tree.c.parent))
+    return tree.union(select(tree.c.parent, above).where(tree.c.parent.is_not(None)))
 
 
 def check_ready(session: Session, version: int) -> None:

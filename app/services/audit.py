@@ -1,8 +1,9 @@
 """The audit trail: one append-only row per act, in the act's own transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from app.models import Audit
@@ -37,6 +38,23 @@ def record(
     row = Audit(actor=actor.name, act=act, subject=subject, before=before, after=after)
     row.reason, row.request_id = reason, actor.request_id
     session.add(row)
+
+
+def record_each(
+    session: Session,
+    actor: Actor,
+    act: str,
+    changes: Mapping[str, tuple[JsonObject | None, JsonObject]],
+    reason: str | None = None,
+) -> None:
+    """Add one audit row for each subject, given as ``{subject: (before, after)}``, at once."""
+    same = {"actor": actor.name, "act": act, "reason": reason, "request_id": actor.request_id}
+    rows = [
+        {**same, "subject": subject, "before": before, "after": after}
+        for subject, (before, after) in changes.items()
+    ]
+    if rows:
+        session.execute(insert(Audit), rows)
 
 
 def list_acts(

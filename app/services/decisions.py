@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from sqlalchemy import ColumnElement, insert, or_, select, update
+from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.orm import Session, selectinload
 
 from app.errors import Conflict, NotFound
-from app.models import LIVE, Audit, Fact, Update, UpdateFact
-from app.models.base import JsonObject
+from app.models import IS_LIVE, Fact, Update, UpdateFact
 from app.services import audit, updates
 from app.services.audit import Actor
 
@@ -22,22 +21,19 @@ def retract_source(session: Session, actor: Actor, source: str, reason: str) -> 
     """
     taught = select(UpdateFact.update_id).join(Fact, Fact.id == UpdateFact.fact_id)
     taught = taught.where(Fact.source == source, UpdateFact.active).distinct()
-    live = (Fact.source == source, Fact.status.in_(LIVE))
+    live = (Fact.source == source, IS_LIVE)
     _lock_facts(session, *live, update_ids=session.scalars(taught).all())
     running = taught.join(Update, Update.id == UpdateFact.update_id)
-    running = running.where(Update.status == "running", Fact.status.in_(LIVE))
+    running = running.where(Update.status == "running", IS_LIVE)
     for update_id in session.scalars(running.order_by(UpdateFact.update_id)).all():
         updates.request_cancel(session, actor, update_id)
     before = session.execute(select(Fact.id, Fact.status).where(*live)).all()
     session.execute(update(Fact).where(*live).values(status="retracted"))
-    act: JsonObject = {"actor": actor.name, "act": "fact.retract", "reason": reason}
-    act |= {"after": {"status": "retracted"}, "request_id": actor.request_id}
-    rows = [{**act, "subject": fact_id, "before": {"status": status}} for fact_id, status in before]
-    if rows:
-        session.execute(insert(Audit), rows)
-    after = {"source": source, "facts": len(rows)}
+    changes = {fact_id: ({"status": status}, {"status": "retracted"}) for fact_id, status in before}
+    audit.record_each(session, actor, "fact.retract", changes, reason)
+    after = {"source": source, "facts": len(before)}
     audit.record(session, actor, "fact.retract_source", "facts", after=after, reason=reason)
-    return len(rows)
+    return len(before)
 
 
 def review(

@@ -111,6 +111,11 @@ def plain_form(text: str) -> str:
     return drop_accents(text).lower()
 
 
+def says_nothing(word: str) -> bool:
+    """Say whether a word in plain form stands in facts about anything."""
+    return word in _EMPTY
+
+
 @lru_cache(2048)
 def read(text: str) -> Text:
     """Part a text into words as both full-text indexes do."""

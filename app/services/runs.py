@@ -1,6 +1,7 @@
 """The runner's side of an update: claimed under a lease, reported, ended in one transaction.
 
-Every write is guarded by the token of the claim: a runner that was thought dead changes nothing.
+Every write is guarded by the token of the claim: a runner that was thought dead changes nothing,
+and what would end its run returns None.
 """
 
 from collections.abc import Sequence
@@ -120,42 +121,41 @@ def report(session: Session, run: Run, progress: JsonObject) -> None:
         updates.add_event(session, run.update_id, "progress", progress)
 
 
-def release(session: Session, run: Run, reason: str, error: JsonObject | None = None) -> None:
-    """Give a running update back to the queue; this is no failure of its own.
-
-    An `error` (`type` and `detail`) is shown until the next claim.
-    """
-    locked = lock(session, run)
-    if locked is not None:
+def release(
+    session: Session, run: Run, reason: str, error: JsonObject | None = None
+) -> Update | None:
+    """Give a running update back to the queue; `error` (`type`, `detail`) is shown meanwhile."""
+    if (locked := lock(session, run)) is not None:
         _requeue(session, locked, reason, error)
+    return locked
 
 
-def abandon(session: Session, run: Run) -> None:
+def abandon(session: Session, run: Run) -> Update | None:
     """End a running update whose cancellation was asked for, or whose facts are all gone."""
-    locked = lock(session, run)
-    if locked is not None:
+    if (locked := lock(session, run)) is not None:
         updates.cancel(session, locked)
+    return locked
 
 
-def fail(session: Session, run: Run, error: JsonObject) -> None:
+def fail(session: Session, run: Run, error: JsonObject) -> Update | None:
     """Count a trainer failure: queue again, or split, or give the one fact up.
 
     `error` has `type` and `detail`, and `fact_ids` where the trainer knows who is to blame.
     """
     locked = lock(session, run)
     if locked is None:
-        return
+        return None
     locked.attempt += 1
     facts = training_facts(session, locked.id)
     if locked.cancel_requested or not facts:
         updates.cancel(session, locked)
-        return
+        return locked
     shown = {"type": error["type"], "detail": error["detail"]}
     hopeless = error["type"] in UNTRAINABLE
     blamed = [fact_id for fact_id in facts if hopeless and fact_id in error.get("fact_ids", ())]
     if not blamed and locked.attempt < MOST_ATTEMPTS:
         _requeue(session, locked, "trainer_failed", shown)
-        return
+        return locked
     blamed = blamed or (facts if len(facts) == 1 else [])
     _give_up(session, blamed, error["detail"])
     spared = [fact_id for fact_id in facts if fact_id not in blamed]
@@ -166,6 +166,7 @@ def fail(session: Session, run: Run, error: JsonObject) -> None:
         # can't fail, so what was withdrawn leaves the weights in the end.
         parts = [spared if blamed else spared[:middle]]
     _continue(session, locked, shown, parts)
+    return locked
 
 
 def requeue_expired(session: Session) -> None:

@@ -1,6 +1,7 @@
 """Full-text search over facts: FTS5 on SQLite, tsvector on Postgres."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,40 +11,22 @@ from sqlalchemy import (
     Select,
     column,
     func,
+    literal,
     literal_column,
     select,
     table,
+    union_all,
 )
 from sqlalchemy.orm import Session, selectinload
 
 from app.models import Fact
-from app.services.relevance import plain_form
+from app.services.relevance import plain_form, says_nothing
 
 MAX_TERMS = 32
-_fts = table("facts_fts", column("fact_id"), column("rank"))
+MOST_PROPOSED = 200
+MOST_SORTED = 1000
+_fts = table("facts_fts", column("fact_id"), column("rowid"))
 _FTS5 = ('"{}"', "*", " AND ", " OR ")
-
-
-def search(
-    session: Session, words: str, limit: int, where: Sequence[ColumnElement[bool]] = ()
-) -> Sequence[Fact]:
-    """Find facts that share words with ``words``, best match first, probes loaded."""
-    terms = list(dict.fromkeys(re.findall(r"[^\W_]+", plain_form(words))))[:MAX_TERMS]
-    if not terms:
-        return []
-    found = _find(session, select(Fact).where(*where), " OR ".join(f'"{term}"' for term in terms))
-    return session.scalars(found.options(selectinload(Fact.probes)).limit(limit)).all()
-
-
-def _find(session: Session, query: Select[Fact], terms: str) -> Select[Fact]:
-    if is_postgres(session):
-        vector = func.fact_words(Fact.text)
-        wanted = func.websearch_to_tsquery(literal_column("'simple'"), terms)
-        query = query.where(vector.bool_op("@@")(wanted))
-        return query.order_by(func.ts_rank(vector, wanted).desc(), Fact.id.desc())
-    query = query.join(_fts, _fts.c.fact_id == Fact.id)
-    query = query.where(literal_column("facts_fts").bool_op("MATCH")(terms))
-    return query.order_by(_fts.c.rank, Fact.id.desc())
 
 
 class Term(NamedTuple):
@@ -51,6 +34,53 @@ class Term(NamedTuple):
 
     text: str
     begins: bool = False
+
+
+def search(session: Session, words: str, limit: int) -> Sequence[Fact]:
+    """Find facts that share words with ``words``, best match first, probes loaded.
+
+    Each word proposes its newest facts, and all words together theirs: a rare word gives all that
+    it has, and of a common one nobody wants to see everything, which would take seconds to rank.
+    """
+    given = list(dict.fromkeys(_split(words)))
+    terms = [term for term in given if not says_nothing(term)][:MAX_TERMS] or given[:MAX_TERMS]
+    if not terms:
+        return []
+    groups = [[Term(term)] for term in terms]
+    groups += [[Term(term) for term in terms]] if len(terms) > 1 else []
+    branches = (_propose(session, *numbered, limit) for numbered in enumerate(groups))
+    rows = session.execute(union_all(*branches)).all()
+    frequency = Counter(number for number, _ in rows)
+    weights = {term: 1 / (1 + frequency[number]) for number, term in enumerate(terms)}
+    rarest = sorted(rows, key=lambda row: frequency[row[0]])
+    proposed = list(dict.fromkeys(fact_id for _, fact_id in rarest))[:MOST_PROPOSED]
+    query = select(Fact).where(Fact.id.in_(proposed)).options(selectinload(Fact.probes))
+
+    def rank(fact: Fact) -> tuple[float, str]:
+        shared = weights.keys() & set(_split(fact.text))
+        return sum(weights[term] for term in sorted(shared)), fact.id
+
+    return sorted(session.scalars(query), key=rank, reverse=True)[:limit]
+
+
+def _split(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", plain_form(text))
+
+
+def _propose(session: Session, number: int, group: Sequence[Term], most: int) -> Select[int, str]:
+    """Build the query for the newest facts that have every word of a group, by its number.
+
+    Postgres sorts what it has found, and for a word in more than MOST_SORTED facts not all of it.
+    """
+    postgres = is_postgres(session)
+    query = literal(write_query(postgres, group))
+    if postgres:
+        some = select(Fact.id).where(matching(query, postgres)).limit(MOST_SORTED).subquery()
+        found = select(literal(number), some.c.id).order_by(some.c.id.desc())
+    else:
+        found = select(literal(number), _fts.c.fact_id).where(_matches(query))
+        found = found.order_by(_fts.c.rowid.desc())
+    return select(found.limit(most).subquery())
 
 
 def is_postgres(session: Session) -> bool:
@@ -71,10 +101,13 @@ def write_query(postgres: bool, every: Sequence[Term], either: Sequence[Term] = 
     return both.join(parts)
 
 
+def _matches(query: BindParameter[str]) -> ColumnElement[bool]:
+    return literal_column("facts_fts").bool_op("MATCH")(query)
+
+
 def matching(query: BindParameter[str], postgres: bool) -> ColumnElement[bool]:
     """Build the condition that a fact fits a written query."""
     if postgres:
         wanted = func.to_tsquery(literal_column("'simple'"), query)
         return func.fact_words(Fact.text).bool_op("@@")(wanted)
-    found = literal_column("facts_fts").bool_op("MATCH")(query)
-    return Fact.id.in_(select(_fts.c.fact_id).where(found))
+    return Fact.id.in_(select(_fts.c.fact_id).where(_matches(query)))

@@ -38,10 +38,10 @@ def learned_in(versions: Select[int], *, proven: bool = True) -> ColumnElement[b
 
 
 def _learned_by(*where: ColumnElement[bool]) -> Select[str]:
-    query = select(UpdateFact.fact_id).join(
-        Checkpoint, Checkpoint.update_id == UpdateFact.update_id
+    made_by = select(Checkpoint.update_id).where(*where)
+    return select(UpdateFact.fact_id).where(
+        UpdateFact.proven.is_(True), UpdateFact.update_id.in_(made_by)
     )
-    return query.where(UpdateFact.proven.is_(True), *where)
 
 
 def has_status(status: str) -> ColumnElement[bool]:
@@ -50,7 +50,8 @@ def has_status(status: str) -> ColumnElement[bool]:
     past = select(served().c.version)
     in_current, in_served = learned_in(current), learned_in(past)
     # These two name the few versions beside the line that serves, so that no list or question
-    # looks through everything that was ever learned.
+    # looks through everything that was ever learned; nor does the index of `trained` do so.
+    trained = Fact.status.concat("") == "trained"
     unserved = Fact.id.in_(_learned_by(Checkpoint.version.not_in(past)))
     left = Fact.id.in_(
         _learned_by(Checkpoint.version.in_(past), Checkpoint.version.not_in(current))
@@ -59,8 +60,8 @@ def has_status(status: str) -> ColumnElement[bool]:
     taught = learned_in(current, proven=False)
     conditions = {
         "learned": (Fact.status == "trained") & in_current,
-        "held": (Fact.status == "trained") & unserved & ~in_served,
-        "rolled_back": (Fact.status == "trained") & left & ~in_current,
+        "held": trained & unserved & ~in_served,
+        "rolled_back": trained & left & ~in_current,
         "retracting": (Fact.status == "retracted") & taught,
         "retracted": (Fact.status == "retracted") & ~taught,
     }

@@ -242,6 +242,33 @@ def test_search_ranks_by_shared_words(client: TestClient) -> None:
         find(odd)
 
 
+def test_a_rare_word_is_found_among_many_facts(client: TestClient) -> None:
+    wanted = post(client, text="The lamp of place 7 is kept by Brannoc.")
+    crowd = [{"text": f"The lamp of place {number} is lit."} for number in range(10, 400)]
+    assert client.post("/v1/facts/batch", json={"facts": crowd}).status_code == 200
+    query = {"query": "the lamp of the place of Brannoc", "limit": 5}
+    found = client.post("/v1/facts/search", json=query).json()["data"]
+    assert found[0]["id"] == wanted["id"]
+    assert len(found) == 5
+
+
+def test_a_batch_supersedes_within_itself(client: TestClient) -> None:
+    first = post(client, text="The lamp is red.", key="lamp")
+    texts = ["The lamp is blue.", "The lamp is red.", "The lamp is red."]
+    items = [{"text": text, "key": "lamp"} for text in texts]
+    results = client.post("/v1/facts/batch", json={"facts": items}).json()["data"]
+    assert [result["status"] for result in results] == [201, 201, 200]
+    blue, red, again = (result["fact"]["id"] for result in results)
+    assert red == again != first["id"]
+    assert [client.get(f"/v1/facts/{id}").json()["status"] for id in (first["id"], blue, red)] == [
+        "superseded",
+        "superseded",
+        "pending",
+    ]
+    assert client.get(f"/v1/facts/{first['id']}").json()["superseded_by"] == blue
+    assert client.get(f"/v1/facts/{blue}").json()["superseded_by"] == red
+
+
 def test_a_batch_judges_each_item_on_its_own(client: TestClient, database: Database) -> None:
     post(client, text="Known.")
     items: list[Any] = [

@@ -1,26 +1,16 @@
 """Two API processes and many clients at once: one fact a key, one winner a revision."""
 
-import http.client
-import json
-import os
-import socket
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from pathlib import Path
-from threading import Barrier, local
+from threading import Barrier
 
 import pytest
 from sqlalchemy import func, select
 
 from app.models import Activation, Checkpoint, Fact, Update
-from app.services import keys
-from app.services.audit import SYSTEM
 from tests.faults.checks import find_problems
+from tests.faults.clients import Clients, serve
 from tests.faults.conftest import sized
 from tests.worker.conftest import Deployment
 
@@ -30,73 +20,11 @@ ADMINS, ROUNDS = 32, sized(20)
 VERSIONS = 4
 
 
-class Clients:
-    """Clients of two API processes over one database; each thread has its own connection."""
-
-    def __init__(self, ports: list[int], secret: str) -> None:
-        self.ports, self._secret, self._mine = ports, secret, local()
-        self._opened: list[http.client.HTTPConnection] = []
-
-    def post(self, number: int, path: str, body: object, **headers: str) -> tuple[int, dict, bool]:
-        """Return status, answer, and whether it is a replay."""
-        if not hasattr(self._mine, "connection"):
-            port = self.ports[number % len(self.ports)]
-            self._mine.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-            self._opened.append(self._mine.connection)
-        head = {"Authorization": f"Bearer {self._secret}", "Content-Type": "application/json"}
-        self._mine.connection.request("POST", path, json.dumps(body), {**head, **headers})
-        with closing(self._mine.connection.getresponse()) as answer:
-            replayed = answer.headers.get("Idempotency-Replayed") == "true"
-            return answer.status, json.loads(answer.read()), replayed
-
-    def close(self) -> None:
-        for connection in self._opened:
-            connection.close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def is_up(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 @pytest.fixture
 def clients(deployment: Deployment) -> Iterator[Clients]:
-    """Two API processes that serve, and an administrator's key."""
-    with deployment.database.transaction() as session:
-        secret = keys.create(session, SYSTEM, "admin", ("admin",))[1]
-    chosen = deployment.settings.model_dump(exclude_unset=True)
-    environment = {f"ALMANAC_{name.upper()}": str(value) for name, value in chosen.items()}
-    ports = [free_port(), free_port()]
-    command = [sys.executable, "-m", "uvicorn", "app.main:create_app", "--factory"]
-    options = ["--no-access-log", "--timeout-keep-alive", "600", "--port"]
-    folder = deployment.settings.data_dir
-    processes = [
-        subprocess.Popen(
-            [*command, *options, str(port)],
-            env={**os.environ, **environment, "PYTHONPATH": str(Path(__file__).parents[2])},
-            cwd=folder,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        for port in ports
-    ]
-    deadline = time.monotonic() + 60
-    while not all(map(is_up, ports)):
-        assert time.monotonic() < deadline, "the API doesn't start"
-        time.sleep(0.1)
-    clients = Clients(ports, secret)
-    yield clients
-    clients.close()
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.wait(30)
+    """Clients of two API processes."""
+    with serve(deployment, 2) as clients:
+        yield clients
 
 
 def test_racing_posts_with_one_key_make_one_fact(

@@ -51,10 +51,14 @@ class Engine(BaseHTTPRequestHandler):
         pass
 
 
+class Crowded(ThreadingHTTPServer):
+    request_queue_size = 128  # Python's 5 let connections be reset where many come at once
+
+
 @pytest.fixture(scope="session")
 def engine_url() -> Iterator[str]:
     """URL of an engine that can do everything."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Engine)
+    server = Crowded(("127.0.0.1", 0), Engine)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
