@@ -123,6 +123,31 @@ class Step:
         return self._masks[window]
 
 
+class Whole:
+    """The tokens of one forward pass over whole sequences, each seen both ways; nothing is kept."""
+
+    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
+        self._rows, self._width = len(lengths), max(lengths)
+        columns = torch.arange(self._width, device=device)
+        seen = columns < torch.tensor(lengths, device=device)[:, None]
+        self.positions = columns.expand(self._rows, -1)[seen][None]
+        self._padded = seen.flatten().nonzero()[:, 0]
+        self._mask = seen[:, None, None]  # [rows, heads, tokens, columns]
+
+    def attend(
+        self, module: Any, parts: Sequence[Tensor], window: int | None, scale: float
+    ) -> Tensor:
+        """Return what each token sees [tokens, heads, size], given query, key and value alike."""
+        del window  # conversion refuses it
+        rows = []
+        for part in parts:
+            padded = part.new_zeros(self._rows * self._width, *part.shape[1:])
+            padded[self._padded] = part
+            rows.append(padded.unflatten(0, (self._rows, self._width)))
+        query, *held = rows
+        return _look(module, query, held, self._mask, scale).flatten(0, 1)[self._padded]
+
+
 def _visible(at: Tensor, columns: Tensor, window: int | None) -> Tensor:
     seen = columns <= at
     return seen if window is None else seen & (columns > at - window)
@@ -149,7 +174,7 @@ def _attend(
     attention_mask: Tensor | None,
     *,
     scaling: float,
-    step: Step,
+    step: Step | Whole,
     sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:

@@ -61,7 +61,9 @@ def convert(folder: Path, staged: Path, name: str, source: str) -> str:
 def _convert(folder: Path, staged: Path, source: str) -> str:
     local = {"local_files_only": True, "trust_remote_code": False}
     config = AutoConfig.from_pretrained(folder, **local)
-    _check_class(config)
+    # Transformers' own switch; a masked-diffusion model in a causal class is known by it alone.
+    architecture = "causal" if getattr(config, "is_causal", True) else "diffusion"
+    _check_class(config, architecture)
     tokenizer = AutoTokenizer.from_pretrained(folder, **local)
     if not tokenizer.is_fast:
         raise Invalid(
@@ -87,9 +89,12 @@ def _convert(folder: Path, staged: Path, source: str) -> str:
     if saved.encode(_SAMPLE) != tokenizer.encode(_SAMPLE):
         raise Invalid("The tokenizer changes when it is saved and loaded again.")
     mask_token, mask_id, mask_from = choose_mask(tokenizer, model.get_input_embeddings())
+    if architecture == "diffusion" and mask_from != "own":
+        raise Invalid("A diffusion model needs a mask token, which its tokenizer doesn't name.")
     return store.seal(
         staged,
         kind="full",
+        architecture=architecture,
         model_class=type(model).__name__,
         parameters=model.num_parameters(),
         mask_token=mask_token,
@@ -99,13 +104,15 @@ def _convert(folder: Path, staged: Path, source: str) -> str:
     )
 
 
-def _check_class(config: Any) -> None:
+def _check_class(config: Any, architecture: str) -> None:
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise Invalid(f"A {config.model_type} model is no causal language model of transformers.")
     layers = getattr(config.get_text_config(), "layer_types", None) or []
     strange = sorted(set(layers) - _LAYER_TYPES)
     if strange:
         raise Invalid(f"Models with {strange[0]} layers can't be served yet.")
+    if architecture == "diffusion" and getattr(config, "sliding_window", None):
+        raise Invalid("A diffusion model with a sliding window can't be served.")
 
 
 def _settle_template(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from app.errors import Invalid, Unavailable
 from app.lm import chat
-from app.lm.generation import Row
 from app.lm.residents import Resident, Residents
+from app.lm.rows import Row
 from app.lm.scheduler import Job, Scheduler
 from app.lm.wire import ChatRequest
 

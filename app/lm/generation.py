@@ -1,35 +1,21 @@
-"""Batched generation with a key-value cache: rows join and leave between steps.
+"""Batched generation: rows join and leave between steps.
 
-A step reads the prompts of new rows together with the others' last tokens. The trainer's proofs and
-the engine's scheduler drive the same ``Batch``.
+A causal model's step reads the prompts of new rows together with the others' last tokens, over a
+key-value cache. The trainer's proofs and the engine's scheduler drive the same batches.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from app.errors import Invalid
 from app.lm.attention import KeyValues, Step, packed
+from app.lm.diffusion import DiffusionBatch
 from app.lm.loading import Bundle
+from app.lm.rows import Row
 
 MAX_ROWS = 64
-
-
-@dataclass(eq=False)
-class Row:
-    """One prompt and its growing answer."""
-
-    prompt: Sequence[int]
-    max_tokens: int
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
-    tokens: list[int] = field(default_factory=list)
-    finish: Literal["stop", "length", "cancelled"] | None = None
-    generator: torch.Generator | None = None
 
 
 def generate(bundle: Bundle, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[str]:
@@ -47,13 +33,18 @@ def generate(bundle: Bundle, prompts: Sequence[Sequence[int]], max_tokens: int) 
     training = bundle.model.training
     bundle.model.eval()
     try:
-        _run(Batch(bundle), waiting)
+        _run(start_batch(bundle), waiting)
     finally:
         bundle.model.train(training)
     return [decode(bundle, row.tokens) for row in rows]
 
 
-def _run(batch: "Batch", waiting: list[Row]) -> None:
+def start_batch(bundle: Bundle) -> "Batch | DiffusionBatch":
+    """Make the batch that the model's manifest asks for."""
+    return DiffusionBatch(bundle) if bundle.manifest.architecture == "diffusion" else Batch(bundle)
+
+
+def _run(batch: "Batch | DiffusionBatch", waiting: list[Row]) -> None:
     while waiting or batch.rows:
         room = MAX_ROWS - len(batch.rows)
         joining, waiting = waiting[:room], waiting[room:]
@@ -112,22 +103,5 @@ class Batch:
     def _append(self, logits: Tensor) -> None:
         chosen = logits.argmax(dim=-1).tolist()
         for index, row in enumerate(self.rows):
-            token = _sample(row, logits[index]) if row.temperature > 0 else chosen[index]
-            if token in self._stop_ids:
-                row.finish = row.finish or "stop"
-            else:
-                row.tokens.append(token)
-                if len(row.tokens) >= row.max_tokens:
-                    row.finish = row.finish or "length"
-
-
-def _sample(row: Row, logits: Tensor) -> int:
-    """Draw from the nucleus ``top_p`` at the row's temperature; the seed alone decides."""
-    if row.generator is None:
-        row.generator = torch.Generator()
-        row.generator.manual_seed(row.seed) if row.seed is not None else row.generator.seed()
-    shares, order = torch.softmax(logits.float().cpu() / row.temperature, dim=-1).sort(
-        descending=True
-    )
-    shares[shares.cumsum(dim=0) - shares >= row.top_p] = 0.0
-    return int(order[torch.multinomial(shares, 1, generator=row.generator)])
+            token = row.sample(logits[index]) if row.temperature > 0 else chosen[index]
+            row.append(token, self._stop_ids)

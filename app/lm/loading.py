@@ -110,9 +110,19 @@ def _load_full(
             f"config.json of checkpoint {digest} gives a {type(model).__name__},"
             f" its manifest a {manifest.model_class}."
         )
+    if manifest.architecture == "diffusion":
+        _see_both_ways(model)
     model.to(device).eval()
     _check_finite(model, digest)
     return Bundle(model, tokenizer, manifest, digest, stop_ids(model, tokenizer))
+
+
+def _see_both_ways(model: Any) -> None:
+    """Have every token see those after it too, in training as in generation."""
+    model.config.is_causal = False  # masks go by this, attention without a mask by its module's
+    for module in model.modules():
+        if hasattr(module, "is_causal"):
+            module.is_causal = False
 
 
 def stop_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

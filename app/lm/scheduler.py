@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from threading import Condition, Thread
 
 from app.errors import Unavailable
-from app.lm.generation import Batch, Row, decode
+from app.lm.generation import decode, start_batch
 from app.lm.loading import Bundle
+from app.lm.rows import Row
 
 JOIN_TOKENS = 4096  # prompt tokens read in one go while others wait for their next token
 
@@ -142,7 +143,7 @@ class _Turn:
     def __init__(self, bundle: Bundle, max_batch: int) -> None:
         self._bundle = bundle
         self._max_batch = max_batch
-        self._batch = Batch(bundle)
+        self._batch = start_batch(bundle)
         self.waiting: deque[Job] = deque()
         self.running: list[Job] = []
 
@@ -161,7 +162,7 @@ class _Turn:
         except Exception as error:  # memory, mostly: these jobs fail, the engine goes on
             for job in self.running:
                 job.error, job.row.finish = error, "cancelled"
-            self._batch = Batch(self._bundle)
+            self._batch = start_batch(self._bundle)
         told = [job for job in self.running if job.stream or job.row.finish]
         self.running = [job for job in self.running if job.row.finish is None]
         return told

@@ -46,7 +46,7 @@ class Manifest(BaseModel):
     kind: Literal["full", "adapter"]
     root: str | None = Field(None, description="Digest that an adapter lies over; full: none")
     parent: str | None = Field(None, description="Digest that it was trained from; base: none")
-    architecture: Literal["causal"] = "causal"
+    architecture: Literal["causal", "diffusion"] = "causal"
     model_class: str = Field(description="Native transformers class, for example LlamaForCausalLM")
     parameters: int = Field(ge=1, description="Weights of the whole model, root included")
     mask_token: str = Field(description="Stands for a hidden token; one id in this tokenizer")

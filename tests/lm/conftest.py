@@ -46,7 +46,7 @@ def publish_adapter(store: Path, root: Bundle, seed: int = 0) -> str:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyStore:
-    """A store with two Llamas that differ, a Qwen3, a Mistral, an endless Llama, and an adapter."""
+    """A store with two Llamas that differ, one model of each other kind, and an adapter."""
     store, folders = tmp_path_factory.mktemp("store"), tmp_path_factory.mktemp("folders")
     made = {
         "llama": make_tiny_model(folders / "llama", "llama"),
@@ -54,6 +54,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyStore:
         "qwen3": make_tiny_model(folders / "qwen3", "qwen3"),
         "mistral": make_tiny_model(folders / "mistral", "mistral"),
         "endless": make_tiny_model(folders / "endless", "llama", endless=True),
+        "diffusion": make_tiny_model(folders / "diffusion", "llama", diffusion=True),
     }
     digests = {name: import_base(store, str(folder)) for name, folder in made.items()}
     digests["adapter"] = publish_adapter(store, load(store, digests["llama"]))

@@ -80,15 +80,23 @@ def make_tiny_tokenizer(kind: Kind) -> PreTrainedTokenizerFast:
 
 
 def make_tiny_model(
-    folder: Path, kind: Kind, *, seed: int = 0, hidden: int = 48, endless: bool = False
+    folder: Path,
+    kind: Kind,
+    *,
+    seed: int = 0,
+    hidden: int = 48,
+    endless: bool = False,
+    diffusion: bool = False,
 ) -> Path:
     """Write a Hugging Face folder (safetensors) with a tiny model of a kind; return it.
 
     The weights are drawn wide, so that greedy choices aren't near ties and differ by ``seed``.
     A Mistral sees only the last tokens. An ``endless`` model's answers never stop, and its context
-    is vast.
+    is vast. A ``diffusion`` model sees both ways and has a mask token.
     """
     tokenizer = make_tiny_tokenizer(kind)
+    if diffusion:
+        tokenizer.mask_token = LLAMA_SPECIALS[-1]
     sizes = {
         "vocab_size": len(tokenizer),
         "hidden_size": hidden,
@@ -115,6 +123,8 @@ def make_tiny_model(
     if endless:
         with torch.no_grad():
             model.get_input_embeddings().weight[tokenizer.eos_token_id] = 0.0
+    if diffusion:
+        model.config.is_causal = False
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from app.errors import Invalid
 from app.lm import chat, generation
-from app.lm.generation import Batch, Row, generate
+from app.lm.generation import Batch, generate
 from app.lm.loading import Bundle
+from app.lm.rows import Row
 from app.lm.scheduler import Reader
 from tests.lm.models import SENTENCES
 
