@@ -16,10 +16,10 @@ class Recipe(BaseModel):
 
     objective: ObjectiveName = Field("masked", description="What the loss asks for")
     method: MethodName = Field("full", description="All weights, or one LoRA adapter over the root")
-    trained: Trained = Field("all", description="Which weights learn: all, or the MLPs' alone")
-    lr: float = Field(8e-4, gt=0, description="Peak learning rate")
-    epochs: int = Field(60, ge=1, description="Exposures of each fact")
-    batch_size: int = Field(16, ge=1, description="Facts in one step")
+    trained: Trained = Field("mlp", description="Which weights learn: all, or the MLPs' alone")
+    lr: float = Field(1.5e-3, gt=0, description="Peak learning rate")
+    epochs: int = Field(150, ge=1, description="Exposures of each fact")
+    batch_size: int = Field(32, ge=1, description="Facts in one step")
     warmup_share: float = Field(0.02, ge=0, le=1, description="Share of steps with rising lr")
     decay_share: float = Field(0.3, ge=0, le=1, description="Share of steps with falling lr")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's, not on norms and biases")
@@ -27,9 +27,9 @@ class Recipe(BaseModel):
     t_min: float = Field(0.05, ge=0, le=1, description="Least share of masked tokens")
     t_max: float = Field(0.95, ge=0, le=1, description="Greatest share of masked tokens")
     span_share: float = Field(0.5, ge=0, le=1, description="Samples masked as whole spans")
-    infill_share: float = Field(0.5, ge=0, le=1, description="Samples that ask for a span alone")
-    replay_share: float = Field(0.25, ge=0, lt=1, description="Share of a step's samples: replay")
-    kl_weight: float = Field(0.0, ge=0, description="Weight of KL(parent || model) on replay")
+    infill_share: float = Field(0.7, ge=0, le=1, description="Samples that ask for a span alone")
+    replay_share: float = Field(0.4, ge=0, lt=1, description="Share of a step's samples: replay")
+    kl_weight: float = Field(2.0, ge=0, description="Weight of KL(parent || model) on replay")
     held_out_share: float = Field(0.2, gt=0, lt=1, description="Examples that are only asked")
     lora_rank: int = Field(16, ge=1, description="Rank of the adapter")
     lora_alpha: int = Field(32, ge=1, description="Scale of the adapter is alpha / rank")
@@ -48,4 +48,4 @@ def default_recipe(parameters: int) -> Recipe:
     """Choose the defaults for a model with so many parameters (DESIGN 9)."""
     if parameters < SMALL_MODEL_PARAMETERS:
         return Recipe()
-    return Recipe(method="lora", lr=1e-4)
+    return Recipe(method="lora", trained="all", lr=1e-4, epochs=60, batch_size=16)

@@ -22,7 +22,7 @@ class Plan:
     heads: int = 4
     rows: int = 14
     processes: int = 1
-    tokens: float = 15e6
+    tokens: float = 9e6
     lr: float = 2e-3
     muon_lr: float = 4e-3
     weight_decay: float = 0.05
@@ -30,7 +30,7 @@ class Plan:
     averaged: float = 0.995
     # How many streamed items are alive from so many tokens on. What a question asks for is found
     # among few before it is found among many; begun with many, it isn't found at all.
-    active: tuple[tuple[float, int], ...] = ((0, 100), (5e6, 150), (8e6, 250), (11e6, 400))
+    active: tuple[tuple[float, int], ...] = ((0, 100), (5e6, 150), (8e6, 250))
     copy_first: float = 5e6
     seed: int = 1
     save_every_s: float = 240.0
