@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from app.lm import store
 from app.lm.loading import Bundle, load, pick_device
 from app.recipe import Recipe
+from tasks.training.errors import BadParent
 
 # How transformers' decoder classes name the feed-forward part of a layer.
 MLP = ".mlp."
@@ -60,7 +61,12 @@ def load_parent(folder: Path, digest: str, recipe: Recipe) -> Bundle:
 
 
 def prepare(bundle: Bundle, recipe: Recipe, folder: Path) -> Trainee:
-    """Make a loaded parent trainable by the recipe's method, in place."""
+    """Make a loaded parent trainable by the recipe's method, in place.
+
+    ``BadParent`` where only MLPs should learn and the model's class calls none so.
+    """
+    if recipe.trained == "mlp" and not any(MLP in n for n, _ in bundle.model.named_parameters()):
+        raise BadParent("This model's layers name no MLP: set the recipe's `trained` to `all`.")
     parent = bundle.manifest
     root = parent.root or bundle.digest
     base_folder = store.path_of(folder, root)
