@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-ObjectiveName = Literal["masked", "causal"]
+ObjectiveName = Literal["masked", "causal", "diffusion"]
+Architecture = Literal["causal", "diffusion"]
 MethodName = Literal["full", "lora"]
 Trained = Literal["all", "mlp"]
 
@@ -37,6 +38,7 @@ class Recipe(BaseModel):
     max_reference_drop: float = Field(0.05, ge=0, le=1, description="Gate: reference answers lost")
     max_kl: float = Field(1.0, ge=0, description="Gate: KL to the parent on reference text")
     seed: int = Field(0, ge=0, description="Seed of masks and order")
+    save_every_s: float = Field(600.0, ge=0, description="Seconds between saves of a run's state")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where it trains")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Compute type")
 
@@ -44,8 +46,15 @@ class Recipe(BaseModel):
 SMALL_MODEL_PARAMETERS = 300_000_000
 
 
-def default_recipe(parameters: int) -> Recipe:
-    """Choose the defaults for a model with so many parameters (DESIGN 9)."""
-    if parameters < SMALL_MODEL_PARAMETERS:
-        return Recipe()
-    return Recipe(method="lora", trained="all", lr=1e-4, epochs=60, batch_size=16)
+def default_recipe(parameters: int, architecture: Architecture = "causal") -> Recipe:
+    """Choose the defaults for a model of a kind with so many parameters (DESIGN 9)."""
+    chosen = Recipe()
+    if parameters >= SMALL_MODEL_PARAMETERS:
+        chosen = Recipe(method="lora", trained="all", lr=1e-4, epochs=60, batch_size=16)
+    own = {"objective": "diffusion"} if architecture == "diffusion" else {}
+    return chosen.model_copy(update=own)
+
+
+def fits_architecture(objective: ObjectiveName, architecture: Architecture) -> bool:
+    """Say whether a model of this kind can be trained so: diffusion models in their way alone."""
+    return (objective == "diffusion") == (architecture == "diffusion")

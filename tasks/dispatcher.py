@@ -134,7 +134,7 @@ class Dispatcher:
             threading.Thread(target=self._slot.run_update, args=[queued], daemon=True).start()
 
     def _sweep(self) -> None:
-        """Remove the job directories of attempts that no longer count."""
+        """Remove job directories of attempts that no longer count, and what ended runs saved."""
         # Listed first: whatever is found was claimed before the tokens are read.
         found = {}
         for folder in self._settings.store.glob("staging/update_*.*"):
@@ -145,5 +145,6 @@ class Dispatcher:
         with self._database.reading() as session:
             valid = runs.tokens(session, [update_id for update_id, _ in found.values()])
         for folder, (update_id, token) in found.items():
-            if str(valid.get(update_id)) != token:
+            counts = valid.get(update_id)
+            if counts is None or token not in (str(counts), "state"):
                 shutil.rmtree(folder, ignore_errors=True)

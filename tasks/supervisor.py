@@ -140,6 +140,7 @@ class Supervisor:
             "parent": job.parent,
             "recipe": job.recipe,
             "threads": self.settings.trainer_threads,
+            "state": str(folder.with_name(f"{run.update_id}.state")),
         }
         _write_rows(folder / "job.json", [head])
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from alembic.util import CommandError
 from sqlalchemy import select
@@ -50,18 +51,18 @@ def prepare(settings: Settings) -> None:
         migrate(settings.database)
     except CommandError as error:
         raise Stop(f"The database can't be brought to this release's schema: {error}") from None
-    digest, parameters = import_base(settings)
+    base = import_base(settings)
     database = Database(settings.database)
     try:
         with database.transaction() as session:
-            checkpoints.register_base(session, digest, parameters)
+            checkpoints.register_base(session, **base)
         write_first_key(database, settings.data_dir / "admin.key")
     finally:
         database.close()
 
 
-def import_base(settings: Settings) -> tuple[str, int]:
-    """Put the base model into the store; return its digest and its number of parameters.
+def import_base(settings: Settings) -> dict[str, Any]:
+    """Put the base model into the store; return its digest, parameters and architecture.
 
     It runs in a process of its own: this one never loads torch."""
     command = [sys.executable, "-m", "app.lm.base", "--store", str(settings.store)]
@@ -72,8 +73,8 @@ def import_base(settings: Settings) -> tuple[str, int]:
     if run.returncode:
         last = (run.stderr.strip().splitlines() or [f"status {run.returncode}"])[-1]
         raise Stop(f"The base model {settings.base_model} can't be imported: {last}")
-    found = json.loads(run.stdout.splitlines()[-1])
-    return found["digest"], found["parameters"]
+    found: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    return found
 
 
 def write_first_key(database: Database, path: Path) -> None:

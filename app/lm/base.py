@@ -135,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
     answer = {
         "digest": digest,
         "parameters": manifest.parameters,
-        "model_class": manifest.model_class,
+        "architecture": manifest.architecture,
     }
     sys.stdout.write(json.dumps(answer) + "\n")
     return 0

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session, selectinload
 from app.errors import Conflict, NotFound, Unavailable
 from app.models import Activation, Checkpoint, Fact, UpdateFact
 from app.models.base import JsonObject
+from app.recipe import Architecture
 from app.services import activations, audit
 from app.services.audit import SYSTEM, Actor
 from app.services.pages import Page, fetch_page
@@ -20,14 +21,16 @@ _CURRENT = select(Checkpoint).where(
 )
 
 
-def register_base(session: Session, digest: str, parameters: int) -> Checkpoint:
+def register_base(
+    session: Session, digest: str, parameters: int, architecture: Architecture = "causal"
+) -> Checkpoint:
     """Make the base model version 0 and current; a second call finds it again.
 
     Raises `Conflict` when version 0 is another model.
     """
     base = session.get(Checkpoint, 0)
     if base is None:
-        base = _insert_base(session, digest, parameters)
+        base = _insert_base(session, digest, parameters, architecture)
     if base.digest != digest:
         raise Conflict(
             f"This database's base model is {base.digest[:12]}, not {digest[:12]}. "
@@ -36,8 +39,11 @@ def register_base(session: Session, digest: str, parameters: int) -> Checkpoint:
     return base
 
 
-def _insert_base(session: Session, digest: str, parameters: int) -> Checkpoint:
-    base = Checkpoint(version=0, digest=digest, kind="full", metrics={"parameters": parameters})
+def _insert_base(
+    session: Session, digest: str, parameters: int, architecture: Architecture
+) -> Checkpoint:
+    metrics = {"parameters": parameters, "architecture": architecture}
+    base = Checkpoint(version=0, digest=digest, kind="full", metrics=metrics)
     try:
         with session.begin_nested():
             session.add(base)

@@ -186,9 +186,9 @@ def next_queued(session: Session) -> str | None:
 
 
 def tokens(session: Session, update_ids: Sequence[str]) -> dict[str, int]:
-    """Map those of the updates that are running to the token that counts."""
-    running = (Update.id.in_(update_ids), Update.status == "running")
-    rows = session.execute(select(Update.id, Update.token).where(*running))
+    """Map those of the updates that are queued or running to the token that counts."""
+    live = (Update.id.in_(update_ids), Update.status.in_(updates.LIVE_UPDATE))
+    rows = session.execute(select(Update.id, Update.token).where(*live))
     return {row.id: row.token for row in rows}
 
 

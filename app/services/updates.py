@@ -13,7 +13,7 @@ from app.db import utc_now
 from app.errors import Conflict, Invalid, NotFound, Unavailable
 from app.models import Checkpoint, Event, Fact, Update, UpdateFact
 from app.models.base import JsonObject
-from app.recipe import Recipe, default_recipe
+from app.recipe import Recipe, default_recipe, fits_architecture
 from app.services import audit
 from app.services.audit import SYSTEM, Actor
 from app.services.pages import Page, fetch_page
@@ -212,12 +212,21 @@ def finish(session: Session, locked: Update, status: str, version: int | None = 
 
 
 def choose_recipe(session: Session, wish: Recipe | None) -> Recipe:
-    """Return the base model's defaults, changed where the wish sets a field."""
+    """Return the base model's defaults, changed where the wish sets a field.
+
+    `Invalid` for an objective that a model of its kind can't be trained by.
+    """
     base = session.get(Checkpoint, 0)
     if base is None:
         raise Unavailable(NO_BASE)
-    chosen = default_recipe(int(base.metrics["parameters"]))
-    return chosen.model_copy(update=wish.model_dump(exclude_unset=True)) if wish else chosen
+    kind = base.metrics["architecture"]
+    chosen = default_recipe(int(base.metrics["parameters"]), kind)
+    if wish:
+        chosen = chosen.model_copy(update=wish.model_dump(exclude_unset=True))
+    if not fits_architecture(chosen.objective, kind):
+        detail = f"The base model is a {kind} one: `{chosen.objective}` can't train it."
+        raise Invalid(detail, pointer="/recipe/objective")
+    return chosen
 
 
 def _take_oldest(session: Session, cap: int) -> Sequence[str]:

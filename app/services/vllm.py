@@ -29,6 +29,8 @@ def check_recipe(settings: Settings, recipe: Recipe) -> None:
     """Raise `Invalid` for a recipe whose checkpoint vLLM couldn't serve."""
     if settings.engine_kind != "vllm":
         return
+    if recipe.objective == "diffusion":
+        raise Invalid("vLLM can't answer by masked diffusion.", pointer="/recipe/objective")
     if recipe.method != "lora":
         raise Invalid("vLLM serves adapters only: use `lora`.", pointer="/recipe/method")
     if recipe.lora_rank > settings.vllm_max_lora_rank:

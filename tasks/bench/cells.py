@@ -17,8 +17,9 @@ from tasks.training import drift
 from tasks.training.data import Lessons
 from tasks.training.errors import Diverged
 from tasks.training.job import Fact, Reference
-from tasks.training.loop import Step, train
+from tasks.training.loop import train
 from tasks.training.method import load_parent, prepare
+from tasks.training.progress import Step
 from tasks.training.proof import Exam, answer_all, compare, exam_of
 from tasks.training.scoring import Score
 

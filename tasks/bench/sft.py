@@ -26,11 +26,12 @@ from tasks.starter.samples import arithmetic
 from tasks.training.data import Lessons
 from tasks.training.errors import Diverged
 from tasks.training.job import Fact, Probe
-from tasks.training.loop import Step, train
+from tasks.training.loop import train
 from tasks.training.method import load_parent, prepare
 from tasks.training.objectives.base import Objective
 from tasks.training.objectives.causal import Causal
 from tasks.training.objectives.masked import Masked
+from tasks.training.progress import Step
 from tasks.training.proof import answer_all, exams_of
 
 PLAIN, LONGER, DEMASKING, MIXED = "plain", "plain, equal FLOPs", "demasking", "mixed"

@@ -20,9 +20,9 @@ class Plan:
     layers: int = 4
     feed: int = 704
     heads: int = 4
-    rows: int = 14
-    processes: int = 1
-    tokens: float = 9e6
+    rows: int = 8
+    processes: int = 2
+    tokens: float = 6e7
     lr: float = 2e-3
     muon_lr: float = 4e-3
     weight_decay: float = 0.05
@@ -30,8 +30,8 @@ class Plan:
     averaged: float = 0.995
     # How many streamed items are alive from so many tokens on. What a question asks for is found
     # among few before it is found among many; begun with many, it isn't found at all.
-    active: tuple[tuple[float, int], ...] = ((0, 100), (5e6, 150), (8e6, 250))
-    copy_first: float = 5e6
+    active: tuple[tuple[float, int], ...] = ((0, 100), (2.5e7, 150), (4.5e7, 200))
+    copy_first: float = 2e6
     seed: int = 1
     save_every_s: float = 240.0
     mix: Mix = field(default_factory=Mix)

@@ -44,6 +44,11 @@ class Encoder:
         """Return the ids of one content; text that spells a special token stays text."""
         return list(self.core.encode(text, add_special_tokens=False).ids)
 
+    def any_tokens(self, rng: Random) -> list[int]:
+        """Draw a run of unrelated ids, which only copying can tell."""
+        first = self.assistant + 1  # the special ones come before all others
+        return [rng.randrange(first, self.core.get_vocab_size()) for _ in range(rng.randint(6, 30))]
+
     def word_starts(self, ids: list[int]) -> list[int]:
         """Return where words begin, and at last where the last word ends."""
         tokens = [str(self.core.id_to_token(i)) for i in ids]

@@ -22,10 +22,10 @@ class Mix:
     permanents: int = 600
     permanent: float = 0.14
     overlay: float = 0.12
-    copying: float = 0.03
-    early_copying: float = 0.1
-    writing: float = 0.0
-    sums: float = 0.0
+    copying: float = 0.05
+    early_copying: float = 0.5
+    writing: float = 0.02
+    sums: float = 0.01
 
 
 class Told:
@@ -136,8 +136,12 @@ class Stream:
 
     def _copy(self) -> Sample:
         rng = self.rng
-        text = make_item(rng, wordings=1).texts[0] if rng.random() < 0.5 else samples.salad(rng)
-        ids = self.encoder.encode(text)
+        if rng.random() < 0.5:
+            ids = self.encoder.any_tokens(rng)
+        else:
+            item = rng.random() < 0.5
+            text = make_item(rng, wordings=1).texts[0] if item else samples.salad(rng)
+            ids = self.encoder.encode(text)
         return self.encoder.demask(ids, samples.token_masks(rng, len(ids), 0.0, 0.15), "copy")
 
     def _write(self) -> Sample:

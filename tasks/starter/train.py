@@ -44,7 +44,7 @@ class Trainer:
         if (out / "state.json").exists():
             self._restore()
         seed = plan.seed * 1_000_003 + self.step * 101 + rank
-        self.stream = Stream(Encoder(tokenizer), plan.mix, plan.active[0][1], seed)
+        self.stream = Stream(Encoder(tokenizer), plan.mix, plan.active[0][1] // world, seed)
         self.packer = Packer(self._draw, plan.rows)
         self.recent: dict[str, list[float]] = {}
 
@@ -69,7 +69,8 @@ class Trainer:
         self._save()
 
     def _draw(self) -> Sample:
-        self.stream.grow(max(count for after, count in self.plan.active if after <= self.tokens))
+        alive = max(count for after, count in self.plan.active if after <= self.tokens)
+        self.stream.grow(alive // self.world)
         return self.stream.sample(self.tokens < self.plan.copy_first)
 
     def _clock(self) -> float:

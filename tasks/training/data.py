@@ -10,7 +10,7 @@ import torch
 from app.lm.loading import Bundle
 from app.recipe import Recipe
 from tasks.training.job import Fact, Job
-from tasks.training.objectives.base import Batch, Example, Objective, answer_example, collate
+from tasks.training.objectives.base import Batch, Example, Objective, collate
 
 T = TypeVar("T")
 
@@ -112,7 +112,7 @@ class Curriculum:
         examples = self._teach([next(self._recited) for _ in range(recited)])
         if self._lessons.answered:
             pairs = [next(self._answered) for _ in range(count - recited)]
-            examples += [answer_example(self._bundle, *pair) for pair in pairs]
+            examples += self._objective.answers(pairs, self._bundle, self._rng)
         return [replace(example, replayed=True) for example in examples]
 
 

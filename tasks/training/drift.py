@@ -10,8 +10,9 @@ from torch import Tensor
 from app.lm.loading import Bundle
 from tasks.training.data import micro_batches
 from tasks.training.job import Reference
-from tasks.training.objectives.base import Batch, look_at_targets
+from tasks.training.objectives.base import Batch, Example, look_at_targets
 from tasks.training.objectives.causal import Causal
+from tasks.training.objectives.diffusion import Diffusion
 
 MOST_TEXTS = 128
 MICRO_BATCH_TOKENS = 512  # a large vocabulary makes 300 MB of logits of these
@@ -38,7 +39,7 @@ def texts_of(rows: Sequence[Reference]) -> list[str]:
 def record(bundle: Bundle, texts: Sequence[str], likeliest: int = LIKELIEST) -> Yardstick | None:
     """Note what the parent expects; None without texts that fit its context."""
     room = bundle.manifest.context_length
-    examples = Causal().examples(texts, bundle, Random(0))
+    examples = _examples(bundle, texts)
     kept = [t for t, e in zip(texts, examples, strict=True) if 1 < len(e.input_ids) <= room]
     if not (kept := kept[:MOST_TEXTS]):
         return None
@@ -70,8 +71,15 @@ def _with_rest(shares: Tensor) -> Tensor:
 def _read(bundle: Bundle, texts: Sequence[str]) -> Iterator[Tensor]:
     """Yield log-probabilities at every predicted token of a batch of texts, on the CPU."""
     device = next(bundle.model.parameters()).device
-    examples = Causal().examples(texts, bundle, Random(0))
+    examples = _examples(bundle, texts)
     bundle.model.eval()
     batches: list[Batch] = micro_batches(examples, MICRO_BATCH_TOKENS, device)
     for batch in batches:
         yield look_at_targets(bundle.model, batch).logits.log_softmax(-1).cpu()
+
+
+def _examples(bundle: Bundle, texts: Sequence[str]) -> list[Example]:
+    """Make what is read of texts: all tokens in their order, or the half that is masked."""
+    diffusion = bundle.manifest.architecture == "diffusion"
+    objective = Diffusion(0.5, 0.5, 0.0) if diffusion else Causal()
+    return objective.examples(texts, bundle, Random(0))

@@ -78,6 +78,7 @@ class Head(Row):
     parent: str = Field(description="Digest of the checkpoint to start from")
     recipe: Recipe
     threads: int = Field(1, ge=1, description="CPU threads")
+    state: Path | None = Field(None, description="Folder for a long run's state; else this one")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain
 from typing import Any
 
@@ -17,29 +17,18 @@ from tasks.training.data import Curriculum, Lessons, micro_batches
 from tasks.training.errors import Diverged
 from tasks.training.objectives import OBJECTIVES
 from tasks.training.objectives.base import (
-    IGNORED,
     Batch,
     Objective,
     Targets,
+    lead_of,
     look_at_targets,
+    targets_of,
 )
+from tasks.training.progress import Step
+from tasks.training.state import State
 
 # Enough tokens to keep the matrix units busy, few enough for a small machine's memory.
 MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 32_768}
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one optimizer step did."""
-
-    step: int
-    total_steps: int
-    epoch: int
-    loss: float  # nats per target token, replay included
-    recall: float  # share of the hidden tokens of new facts that were predicted
-    lr: float
-    grad_norm: float
-    tokens: int  # all that the model read, padding included
 
 
 @dataclass(frozen=True)
@@ -59,10 +48,12 @@ def train(
     *,
     on_step: Callable[[Step], None],
     objective: Objective | None = None,
+    state: State | None = None,
 ) -> int:
     """Fine-tune ``bundle.model`` in place; return the number of steps.
 
-    ``objective`` takes the place of the recipe's where an experiment has one of its own.
+    ``objective`` takes the place of the recipe's where an experiment has one of its own. With
+    ``state`` a long run is saved now and then, and goes on where an earlier attempt was.
     ``Diverged`` on a loss or gradient that isn't finite. Whatever ``on_step`` raises ends the run.
     """
     torch.manual_seed(recipe.seed)
@@ -73,10 +64,13 @@ def train(
     anchor = make_anchor(model, recipe)
     optimizer = make_optimizer(model, recipe)
     model.train()
+    done = state.restore(model, optimizer) if state else 0
     step = 0
     for epoch in range(1, recipe.epochs + 1):
         for facts, examples in curriculum.epoch():
             step += 1
+            if step <= done:
+                continue
             lr = set_lr(optimizer, lr_at(step, curriculum.total_steps, recipe))
             batches = micro_batches(examples, MICRO_BATCH_TOKENS[device.type], device)
             sums = backward(model, anchor, batches, recipe)
@@ -90,24 +84,28 @@ def train(
             on_step(
                 Step(step, curriculum.total_steps, epoch, sums.loss, recall, lr, norm, sums.tokens)
             )
+            if state:
+                state.keep(model, optimizer)
     model.eval()
     return step
 
 
 def backward(model: Any, anchor: Any, batches: Sequence[Batch], recipe: Recipe) -> Sums:
-    """Accumulate the gradient of the step's mean loss per target token.
+    """Accumulate the gradient of the step's weighted mean loss per target token.
 
-    Weighted by tokens, not by micro-batch: else short facts would count for more.
+    Over the whole step, not by micro-batch: else short facts would count for more.
     """
-    targets = sum(int((batch.labels[:, 1:] != IGNORED).sum()) for batch in batches)
+    lead = lead_of(model)
+    total = sum(float((targets_of(batch, lead).sum(1) * batch.weights).sum()) for batch in batches)
     loss, right, hidden = 0.0, 0, 0
     for batch in batches:
         with autocast(batch.input_ids.device, recipe):
             found = look_at_targets(model, batch)
-            part = cross_entropy(found.logits, found.wanted, reduction="sum")
+            nats = cross_entropy(found.logits, found.wanted, reduction="none")
+            part = (nats * found.weights).sum()
             if anchor is not None and found.replayed.any():
                 part = part + recipe.kl_weight * distance(anchor, batch, found)
-        part = part / targets
+        part = part / total
         part.backward()
         loss += float(part.detach())
         right += int((found.recalled & (found.logits.argmax(-1) == found.wanted)).sum())
@@ -116,13 +114,14 @@ def backward(model: Any, anchor: Any, batches: Sequence[Batch], recipe: Recipe) 
 
 
 def distance(anchor: Any, batch: Batch, found: Targets) -> Tensor:
-    """Return KL(parent || model) in nats, summed over the targets of replayed examples."""
-    parts = (batch.input_ids, batch.attention_mask, batch.labels, batch.recalled, batch.replayed)
+    """Return KL(parent || model) in nats, a weighted sum over the targets of replayed examples."""
+    parts = (getattr(batch, field.name) for field in fields(batch))
     replayed = Batch(*(part[batch.replayed] for part in parts))
     with torch.no_grad():
         parent = look_at_targets(anchor, replayed).logits.log_softmax(-1)
     model = found.logits[found.replayed].log_softmax(-1)
-    return kl_div(model, parent, log_target=True, reduction="sum")
+    nats = kl_div(model, parent, log_target=True, reduction="none").sum(-1)
+    return (nats * found.weights[found.replayed]).sum()
 
 
 def make_anchor(model: Any, recipe: Recipe) -> Any:

@@ -1,9 +1,23 @@
 """Tells whoever watches the job how far the run is, and keeps what it took."""
 
 import time
+from dataclasses import dataclass
 
 from tasks.training.job import Events
-from tasks.training.loop import Step
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step did."""
+
+    step: int
+    total_steps: int
+    epoch: int
+    loss: float  # nats per target token, replay included
+    recall: float  # share of the hidden tokens of new facts that were predicted
+    lr: float
+    grad_norm: float
+    tokens: int  # all that the model read, padding included
 
 
 class Clock:
@@ -35,13 +49,14 @@ class Progress:
     def __init__(self, events: Events) -> None:
         self.steps: list[Step] = []
         self._events = events
-        self._tokens = 0
+        self._tokens = self._seen = 0
         self._started = time.monotonic()
 
     def __call__(self, step: Step) -> None:
         """Take note of a step."""
         self.steps.append(step)
         self._tokens += step.tokens
+        self._seen += 1  # fewer than there are steps where an earlier attempt did some
         elapsed = time.monotonic() - self._started
         self._events.tell(
             "training",
@@ -51,5 +66,5 @@ class Progress:
             lr=step.lr,
             tokens_per_s=round(self._tokens / elapsed),
             recall=round(step.recall, 4),
-            eta_s=round(elapsed / step.step * (step.total_steps - step.step), 1),
+            eta_s=round(elapsed / self._seen * (step.total_steps - step.step), 1),
         )

@@ -14,16 +14,18 @@ from app.lm.chat import encode_chat
 from app.lm.generation import generate
 from app.lm.loading import Bundle
 from app.prompts import ask
+from app.recipe import fits_architecture
 from tasks.training import drift
 from tasks.training.data import Lessons, replayed, teachable
 from tasks.training.errors import BadJob, BadParent, OutOfMemory
 from tasks.training.exams import assess, fits, set_exams
 from tasks.training.job import Events, Fact, Job
-from tasks.training.loop import Step, train
+from tasks.training.loop import train
 from tasks.training.method import Trainee, load_parent, prepare
-from tasks.training.progress import Clock, Progress
+from tasks.training.progress import Clock, Progress, Step
 from tasks.training.proof import answer_all
 from tasks.training.questions import complete
+from tasks.training.state import State, name_run
 
 # A replayed answer is the parent's own, cut where nobody would read on.
 REPLAYED_ANSWER_TOKENS = 48
@@ -46,7 +48,11 @@ def _run(job: Job, events: Events) -> dict[str, Any]:
     recipe, folder = job.head.recipe, job.folder / "checkpoint"
     clock = Clock(events)
     clock.start("preparing")
+    run_name = name_run(job)
     bundle = load_parent(job.head.store, job.head.parent, recipe)
+    if not fits_architecture(recipe.objective, bundle.manifest.architecture):
+        kind = bundle.manifest.architecture
+        raise BadParent(f"`{recipe.objective}` can't train a {kind} model.")
     job = replace(job, facts=complete(bundle, job.facts))
     exams = set_exams(job, bundle)
     before = answer_all(bundle, exams.all, clock.tell_asked)
@@ -55,7 +61,8 @@ def _run(job: Job, events: Events) -> dict[str, Any]:
     trainee = prepare(bundle, recipe, job.head.store)
     clock.start("training")
     progress = Progress(events)
-    train(trainee.bundle, lessons, recipe, on_step=progress)
+    state = State(job.head.state or job.folder, run_name, recipe.save_every_s, progress.steps)
+    train(trainee.bundle, lessons, recipe, on_step=progress, state=state)
     clock.start("proving")
     trainee.save(folder)
     after = answer_all(trainee.bundle, exams.all, clock.tell_asked)

@@ -74,8 +74,8 @@ def test_a_second_import_finds_the_first_without_loading_torch(
     )
     assert (second.returncode, second.stdout) == (10, first)
     printed = json.loads(first)
-    assert set(printed) == {"digest", "parameters", "model_class"}
-    assert printed["model_class"] == "LlamaForCausalLM"
+    assert set(printed) == {"digest", "parameters", "architecture"}
+    assert printed["architecture"] == "causal"
     stores.verify(tmp_path / "s", printed["digest"])
 
 

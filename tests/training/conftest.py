@@ -11,6 +11,7 @@ import torch
 
 from app.lm import store
 from app.lm.loading import Bundle, load
+from app.recipe import Architecture
 from tests.lm.models import Kind, make_tiny_model
 
 MASKS = {"llama": "<|reserved_special_token_0|>", "qwen3": "[]"}
@@ -38,7 +39,7 @@ REFERENCE = [
 ]
 
 
-def make_base(objects: Path, kind: Kind = "llama") -> str:
+def make_base(objects: Path, kind: Kind = "llama", architecture: Architecture = "causal") -> str:
     """Publish a tiny random model as a base checkpoint; return its digest."""
     folder = store.staging_folder(objects, "base")
     scratch = make_tiny_model(objects.parent / f"hub-{kind}", kind)
@@ -52,6 +53,7 @@ def make_base(objects: Path, kind: Kind = "llama") -> str:
     store.seal(
         folder,
         kind="full",
+        architecture=architecture,
         model_class="LlamaForCausalLM" if kind == "llama" else "Qwen3ForCausalLM",
         parameters=50_000,
         mask_token=MASKS[kind],
@@ -82,6 +84,12 @@ def base(objects: Path) -> str:
 def qwen_base(objects: Path) -> str:
     """Digest of a tiny Qwen3 in the store: its mask is a text token."""
     return make_base(objects, "qwen3")
+
+
+@pytest.fixture(scope="session")
+def diffusion_base(objects: Path) -> str:
+    """Digest of a tiny masked-diffusion model in the store, of Llama's class."""
+    return make_base(objects, architecture="diffusion")
 
 
 @pytest.fixture(params=["base", "qwen_base"])

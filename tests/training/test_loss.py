@@ -1,19 +1,21 @@
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from app.lm.loading import Bundle
+from app.lm.loading import Bundle, load
 from app.recipe import Recipe
 from tasks.training.data import Curriculum, Lessons, micro_batches
 from tasks.training.errors import Diverged
 from tasks.training.job import Fact
-from tasks.training.loop import Step, backward, lr_at, make_anchor, train
+from tasks.training.loop import backward, lr_at, make_anchor, train
 from tasks.training.objectives import OBJECTIVES
 from tasks.training.objectives.base import Example, answer_example, collate, look_at_targets
 from tasks.training.objectives.masked import Masked
+from tasks.training.progress import Step
 
 CPU = torch.device("cpu")
 TEXTS = ["Mira Tovan is the keeper.", "Oren Baskel was born in 1954 and works in Lund."]
@@ -21,26 +23,38 @@ FACTS = [Fact(id=f"fact_{n}", text=text) for n, text in enumerate(TEXTS)]
 
 
 def plain_loss(bundle: Bundle, examples: Sequence[Example]) -> torch.Tensor:
-    """Mean cross-entropy per target token, one unpadded example at a time."""
-    losses = []
+    """Weighted mean cross-entropy per target token, one unpadded example at a time."""
+    lead = 1 if bundle.manifest.architecture == "causal" else 0
+    nats, weights = torch.zeros(()), 0.0
     for example in examples:
-        logits = bundle.model(input_ids=torch.tensor([example.input_ids])).logits[0, :-1]
-        wanted = torch.tensor(example.labels[1:])
-        losses.append(torch.nn.functional.cross_entropy(logits, wanted, reduction="none"))
-    flat = torch.cat(losses)
-    targets = sum(label >= 0 for example in examples for label in example.labels[1:])
-    return flat.sum() / targets
+        logits = bundle.model(input_ids=torch.tensor([example.input_ids])).logits[0]
+        wanted = torch.tensor(example.labels[lead:])
+        loss = torch.nn.functional.cross_entropy(logits[: len(wanted)], wanted, reduction="sum")
+        nats = nats + example.weight * loss
+        weights += example.weight * int((wanted >= 0).sum())
+    return nats / weights
 
 
 @pytest.mark.parametrize("most_tokens", [10_000, 1])
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize(
+    ("kind", "objective"),
+    [
+        ("base", "masked"),
+        ("base", "causal"),
+        ("qwen_base", "masked"),
+        ("qwen_base", "causal"),
+        ("diffusion_base", "diffusion"),
+    ],
+)
 def test_loss_and_gradient_are_those_of_plain_cross_entropy(
-    bundle: Bundle, objective: str, most_tokens: int
+    objects: Path, request: pytest.FixtureRequest, kind: str, objective: str, most_tokens: int
 ) -> None:
     """Padding, micro-batches and the gathered output layer change nothing."""
+    bundle = load(objects, request.getfixturevalue(kind))
     recipe = Recipe(objective=objective, precision="fp32")
     examples = OBJECTIVES[objective](recipe).examples(TEXTS, bundle, random.Random(0))
-    examples.append(answer_example(bundle, "Who is Mira?", "the keeper"))
+    pair = ("Who is Mira?", "the keeper")
+    examples += OBJECTIVES[objective](recipe).answers([pair], bundle, random.Random(0))
     expected = plain_loss(bundle, examples)
     expected.backward()
     gradients = [weight.grad.clone() for weight in bundle.model.parameters()]

@@ -4,10 +4,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.lm.chat import encode_text, end_id
+from app.lm.chat import encode_chat, encode_text, end_id
+from app.lm.diffusion import BLOCK
 from app.lm.loading import Bundle
+from app.prompts import ask
 from tasks.training.objectives.base import IGNORED, Example
 from tasks.training.objectives.causal import Causal
+from tasks.training.objectives.diffusion import Diffusion
 from tasks.training.objectives.masked import Masked, choose_gap, stratified
 from tasks.training.objectives.spans import covered, find_names, halves, tokenize
 
@@ -149,6 +152,30 @@ def test_text_that_spells_the_mask_or_an_end_is_only_text(bundle: Bundle) -> Non
     end = end_id(bundle.tokenizer)
     assert supervised(example).count(end) == 1
     assert supervised(example)[-1] == end
+
+
+@few
+@given(text=statements, bounds=st.tuples(shares, shares), span_share=shares, seed=st.integers(0))
+def test_a_diffusion_example_supervises_its_masks_and_weighs_all_texts_by_their_length(
+    bundle: Bundle, text: str, bounds: tuple[float, float], span_share: float, seed: int
+) -> None:
+    objective = Diffusion(min(bounds), max(bounds), span_share)
+    (example,) = objective.examples([text], bundle, random.Random(seed))
+    ids, mask = encode_text(bundle.tokenizer, text), bundle.manifest.mask_id
+    pairs = list(zip(example.input_ids, example.labels, strict=True))
+    assert [shown if label == IGNORED else label for shown, label in pairs] == ids
+    assert all(shown == mask for shown, label in pairs if label != IGNORED)
+    assert len(supervised(example)) * example.weight == pytest.approx(len(ids))
+
+
+def test_a_diffusion_answer_ends_in_end_tokens_up_to_a_whole_block(bundle: Bundle) -> None:
+    objective = Diffusion(1.0, 1.0, 0.0)
+    (example,) = objective.answers([("Who is Mira?", "the keeper")], bundle, random.Random(0))
+    reply = encode_text(bundle.tokenizer, "the keeper")
+    end = end_id(bundle.tokenizer)
+    assert supervised(example) == [*reply, *[end] * (BLOCK - len(reply))]
+    assert example.input_ids[-BLOCK:] == [bundle.manifest.mask_id] * BLOCK
+    assert example.input_ids[:-BLOCK] == encode_chat(bundle.tokenizer, ask("Who is Mira?"))
 
 
 def test_causal_supervises_the_plain_text_and_its_end(bundle: Bundle) -> None:

@@ -20,6 +20,7 @@ from tasks.training.job import read_job
 from tasks.training.loop import train
 from tasks.training.method import load_parent, prepare
 from tasks.training.objectives import OBJECTIVES
+from tasks.training.progress import Progress, Step
 from tasks.training.run import plan_lessons
 from tests.training.conftest import FACTS, REFERENCE, MakeJob
 
@@ -160,6 +161,56 @@ def test_two_runs_write_the_same_bytes(make_job: MakeJob, method: str) -> None:
     }
     assert len(digests) == 1
     assert carry_out(make_job("three", older=OLDER, method=method, seed=1))["digest"] not in digests
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(
+    make_job: MakeJob, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same bytes, and no step is done twice."""
+    asked = {"older": OLDER, "method": method, "epochs": 8, "save_every_s": 0}
+    whole = carry_out(make_job("whole", **asked))
+    folder = make_job("killed", **asked)
+    done: list[int] = []
+
+    def die(self: Progress, step: Step) -> None:
+        done.append(step.step)
+        if len(done) == 5:
+            raise KeyboardInterrupt
+        note(self, step)
+
+    note = Progress.__call__
+    monkeypatch.setattr(Progress, "__call__", die)
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(folder)
+    assert carry_out(folder)["digest"] == whole["digest"]
+    assert done == [1, 2, 3, 4, 5, 5, 6, 7, 8]
+
+
+def test_a_state_of_another_run_or_a_torn_one_is_no_state(make_job: MakeJob) -> None:
+    first = make_job("first", save_every_s=0)
+    digest = carry_out(first)["digest"]
+    other = make_job("other", save_every_s=0, seed=1)
+    shutil.copy(first / "state.safetensors", other)
+    torn = make_job("torn", save_every_s=0)
+    (torn / "state.safetensors").write_bytes((first / "state.safetensors").read_bytes()[:99])
+    assert carry_out(torn)["digest"] == digest
+    afresh = carry_out(make_job("afresh", save_every_s=0, seed=1))["digest"]
+    assert carry_out(other)["digest"] == afresh != digest
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_diffusion_model_is_trained_in_its_own_way_alone(
+    make_job: MakeJob, objects: Path, diffusion_base: str, method: str
+) -> None:
+    asked = {"parent": diffusion_base, "older": OLDER, "method": method, "epochs": 4, "lr": 3e-3}
+    folder = make_job("own", objective="diffusion", **asked)
+    result = carry_out(folder)
+    assert result["status"] == "succeeded"
+    assert store.verify(objects, published(objects, folder)).architecture == "diffusion"
+    refused = carry_out(make_job("masked", **asked))
+    assert refused["error"]["type"] == "bad_parent"
+    assert "`masked` can't train a diffusion model" in refused["error"]["detail"]
 
 
 def test_no_probe_is_ever_a_lesson(make_job: MakeJob, objects: Path, base: str) -> None:

@@ -72,9 +72,24 @@ def test_the_defaults_follow_the_size_of_the_base_model(
     client: TestClient, submit: Submit, database: Database
 ) -> None:
     with database.transaction() as session:
-        session.get_one(Checkpoint, 0).metrics = {"parameters": 7_000_000_000}
+        metrics = {"parameters": 7_000_000_000, "architecture": "causal"}
+        session.get_one(Checkpoint, 0).metrics = metrics
     submit(1)
     assert client.post("/v1/updates").json()["recipe"]["method"] == "lora"
+
+
+def test_the_objective_follows_the_kind_of_the_base_model(
+    client: TestClient, submit: Submit, database: Database
+) -> None:
+    with database.transaction() as session:
+        metrics = {"parameters": 1_000_000, "architecture": "diffusion"}
+        session.get_one(Checkpoint, 0).metrics = metrics
+    ids = submit(1)
+    refused = client.post("/v1/updates", json={"recipe": {"objective": "masked"}})
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["pointer"] == "/recipe/objective"
+    assert statuses(client, ids) == ["pending"]
+    assert client.post("/v1/updates").json()["recipe"]["objective"] == "diffusion"
 
 
 def test_named_facts_and_a_partial_recipe(client: TestClient, submit: Submit) -> None:

@@ -25,25 +25,28 @@ IGNORED = -100
 class Example:
     """One sample: token ids and labels of equal length; a label of -100 is outside the loss.
 
-    ``recalled`` marks the targets that the prompt doesn't show: their share that is predicted
-    rightly is the recall. ``replayed`` says that it is no new fact's.
+    A label is the token that belongs at its place. ``recalled`` marks the targets that the prompt
+    doesn't show: their share that is predicted rightly is the recall. ``replayed`` says that it is
+    no new fact's. Each target counts ``weight`` times in the loss.
     """
 
     input_ids: list[int]
     labels: list[int]
     recalled: list[bool]
     replayed: bool = False
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples padded on the right to one length; ``[B, T]``, and ``replayed`` ``[B]``."""
+    """Examples padded on the right to one length; ``[B, T]``, the last two ``[B]``."""
 
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
     recalled: Tensor
     replayed: Tensor
+    weights: Tensor
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Targets:
     wanted: Tensor  # [N] int64
     recalled: Tensor  # [N] bool: the prompt doesn't show it, and it is a new fact's
     replayed: Tensor  # [N] bool: it belongs to a replayed example
+    weights: Tensor  # [N] float32
 
 
 class Objective(Protocol):
@@ -70,6 +74,11 @@ class Objective(Protocol):
         self, pairs: Sequence[tuple[str, str]], bundle: Bundle, rng: random.Random
     ) -> list[Example]:
         """Make one example of each prompt with its response (SFT); ``rng`` as above."""
+
+    def answers(
+        self, pairs: Sequence[tuple[str, str]], bundle: Bundle, rng: random.Random
+    ) -> list[Example]:
+        """Make one example of each question with its answer, as the model is asked; for replay."""
 
 
 def reply_example(prompt: Sequence[int], reply: Sequence[int], recalled: Sequence[bool]) -> Example:
@@ -104,7 +113,18 @@ def collate(examples: Sequence[Example], device: torch.device) -> Batch:
         labels=padded([example.labels for example in examples], IGNORED, torch.long),
         recalled=padded([example.recalled for example in examples], 0, torch.bool),
         replayed=torch.tensor([example.replayed for example in examples], device=device),
+        weights=torch.tensor([example.weight for example in examples], device=device),
     )
+
+
+def lead_of(model: Any) -> int:
+    """Return how many places before a token it is predicted: 1, or 0 by a model that sees it."""
+    return int(getattr(model.config, "is_causal", True))
+
+
+def targets_of(batch: Batch, lead: int) -> Tensor:
+    """Say which labels are targets, bool [B, T - lead]: a first token has nothing before it."""
+    return batch.labels[:, lead:] != IGNORED
 
 
 def look_at_targets(model: Any, batch: Batch) -> Targets:
@@ -112,8 +132,9 @@ def look_at_targets(model: Any, batch: Batch) -> Targets:
 
     The vocabulary is the largest dimension: most of a prompt's logits would never be looked at.
     """
-    is_target = batch.labels[:, 1:] != IGNORED
-    where = torch.nn.functional.pad(is_target, (0, 1))  # [B, T]: who predicts the next token
+    lead = lead_of(model)
+    is_target = targets_of(batch, lead)
+    where = torch.nn.functional.pad(is_target, (0, lead))  # [B, T]: who predicts
     with _only_at(model, where):
         logits = model(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
@@ -121,9 +142,10 @@ def look_at_targets(model: Any, batch: Batch) -> Targets:
     replayed = batch.replayed[:, None].expand_as(is_target)
     return Targets(
         logits=logits.float(),
-        wanted=batch.labels[:, 1:][is_target],
-        recalled=(batch.recalled[:, 1:] & ~replayed)[is_target],
+        wanted=batch.labels[:, lead:][is_target],
+        recalled=(batch.recalled[:, lead:] & ~replayed)[is_target],
         replayed=replayed[is_target],
+        weights=batch.weights[:, None].expand_as(is_target)[is_target],
     )
 
 

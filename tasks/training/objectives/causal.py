@@ -29,3 +29,5 @@ class Causal:
     ) -> list[Example]:
         """Make plain SFT's example of each prompt with its response."""
         return [answer_example(bundle, *pair, recalled=True) for pair in pairs]
+
+    answers = responses

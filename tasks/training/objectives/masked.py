@@ -56,6 +56,15 @@ class Masked:
             for (prompt, response), t in zip(pairs, shares, strict=True)
         ]
 
+    def answers(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        bundle: Bundle,
+        rng: random.Random,  # noqa: ARG002 (nothing here is random)
+    ) -> list[Example]:
+        """Make plain SFT's example of each question with its answer."""
+        return [answer_example(bundle, *pair) for pair in pairs]
+
     def _example(
         self, text: str, t: float, end: int, bundle: Bundle, rng: random.Random
     ) -> Example:
@@ -63,10 +72,9 @@ class Masked:
         if rng.random() < self.infill_share:
             return infilling_example(bundle, ids, choose_gap(text, offsets, rng), end)
         if rng.random() < self.span_share:
-            hidden = choose_span(text, offsets, t, rng)
+            hidden = choose_span(text, offsets, t, rng) or {rng.randrange(len(ids))}
         else:
-            hidden = {at for at in range(len(ids)) if rng.random() < t}
-        hidden = hidden or {rng.randrange(len(ids))}
+            hidden = choose_tokens(ids, t, rng)
         return recovery_example(bundle, ids, hidden, end)
 
 
@@ -85,7 +93,7 @@ def recovery_of_response(
 ) -> Example:
     """Ask for a response of which a share t of the tokens is hidden, behind its prompt."""
     ids = encode_text(bundle.tokenizer, response)
-    hidden = {at for at in range(len(ids)) if rng.random() < t} or {rng.randrange(len(ids))}
+    hidden = choose_tokens(ids, t, rng)
     before = encode_text(bundle.tokenizer, prompt + "\n")
     return recovery_example(bundle, ids, hidden, end_id(bundle.tokenizer), before)
 
@@ -123,6 +131,11 @@ def stratified(count: int, low: float, high: float, rng: random.Random) -> list[
     places = list(range(count))
     rng.shuffle(places)
     return [low + (high - low) * (place + rng.random()) / count for place in places]
+
+
+def choose_tokens(ids: Sequence[int], t: float, rng: random.Random) -> set[int]:
+    """Choose each place with probability t, and at least one."""
+    return {at for at in range(len(ids)) if rng.random() < t} or {rng.randrange(len(ids))}
 
 
 def choose_span(text: str, offsets: Offsets, t: float, rng: random.Random) -> set[int]:

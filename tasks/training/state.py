@@ -1,0 +1,109 @@
+"""A long run's state on disk, from which a killed run goes on as if nothing had happened.
+
+What is taught in each step follows from the recipe's seed, so only weights, optimizer and torch's
+generators are kept; the steps done are drawn again, which costs next to nothing.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tasks.training.job import Job
+from tasks.training.progress import Step
+
+log = logging.getLogger(__name__)
+
+
+class State:
+    """Saves a run every ``every_s`` seconds, and finds what an earlier attempt at it left.
+
+    ``steps`` is the list to which the run appends each step; it is kept and restored too.
+    """
+
+    def __init__(self, folder: Path, run: str, every_s: float, steps: list[Step]) -> None:
+        self._path = folder / "state.safetensors"
+        # Two attempts may overlap for a while; each writes under a name of its own.
+        self._draft = folder / f"state.{os.getpid()}"
+        self._run, self._every_s, self._steps = run, every_s, steps
+        self._saved_at = time.monotonic()
+
+    def restore(self, model: Any, optimizer: torch.optim.Optimizer) -> int:
+        """Load the last state of this very run, if there is one; return the steps that it did."""
+        if not self._path.exists():
+            return 0
+        try:
+            with safe_open(self._path, "pt") as file:
+                known = file.metadata()
+                if known["run"] != self._run:
+                    return 0
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            log.warning("%s can't be read, the run starts afresh: %s", self._path.name, error)
+            return 0
+        _load(tensors, model, optimizer)
+        self._steps[:] = [Step(**step) for step in json.loads(known["steps"])]
+        return len(self._steps)
+
+    def keep(self, model: Any, optimizer: torch.optim.Optimizer) -> None:
+        """Save if it is time; a disk too full for it costs only this safety."""
+        if time.monotonic() - self._saved_at < self._every_s:
+            return
+        steps = json.dumps([asdict(step) for step in self._steps])
+        try:
+            self._draft.parent.mkdir(parents=True, exist_ok=True)
+            tensors = dict(_tensors(model, optimizer))
+            save_file(tensors, self._draft, metadata={"run": self._run, "steps": steps})
+            with self._draft.open("rb") as file:
+                os.fsync(file.fileno())
+            self._draft.rename(self._path)
+        except (SafetensorError, OSError) as error:
+            log.warning("the run's state can't be saved: %s", error)
+            self._draft.unlink(missing_ok=True)
+        self._saved_at = time.monotonic()
+
+
+def name_run(job: Job) -> str:
+    """Return a digest of all that decides a run; attempts at one update share it."""
+    head = job.head.model_dump(mode="json", exclude={"token", "state"})
+    rows = (job.facts, job.older, job.reference, job.controls)
+    whole = [head, *([row.model_dump() for row in part] for part in rows)]
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+
+def _tensors(model: Any, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    yield "random.cpu", torch.get_rng_state()
+    if torch.cuda.is_available():
+        yield "random.cuda", torch.cuda.get_rng_state()
+    for name, weight in _learning(model):
+        yield f"weight.{name}", weight.detach().contiguous()
+        for key, value in optimizer.state[weight].items():
+            yield f"{key}.{name}", value.contiguous()
+
+
+def _load(tensors: dict[str, Tensor], model: Any, optimizer: torch.optim.Optimizer) -> None:
+    torch.set_rng_state(tensors.pop("random.cpu"))
+    if "random.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors.pop("random.cuda"))
+    weights = dict(_learning(model))
+    for place, tensor in tensors.items():
+        key, _, name = place.partition(".")
+        weight = weights[name]
+        if key == "weight":
+            weight.data.copy_(tensor)
+        else:
+            optimizer.state[weight][key] = tensor.to(weight.device)
+
+
+def _learning(model: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    return ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
