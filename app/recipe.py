@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 ObjectiveName = Literal["masked", "causal", "diffusion"]
 Architecture = Literal["causal", "diffusion"]
 MethodName = Literal["full", "lora"]
-Trained = Literal["all", "mlp"]
+Trained = Literal["all", "words", "mlp"]
 
 
 class Recipe(BaseModel):
@@ -17,7 +17,7 @@ class Recipe(BaseModel):
 
     objective: ObjectiveName = Field("masked", description="What the loss asks for")
     method: MethodName = Field("full", description="All weights, or one LoRA adapter over the root")
-    trained: Trained = Field("mlp", description="Which weights learn: all, or the MLPs' alone")
+    trained: Trained = Field("mlp", description="Which weights learn: all, all but embeddings, or MLPs'")
     lr: float = Field(1.5e-3, gt=0, description="Peak learning rate")
     epochs: int = Field(150, ge=1, description="Exposures of each fact")
     batch_size: int = Field(32, ge=1, description="Facts in one step")

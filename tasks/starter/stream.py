@@ -13,7 +13,7 @@ from tasks.starter.samples import Encoder, Sample
 class Mix:
     """Shares of the tasks and the shape of an item's life, counted in exposures."""
 
-    stated: tuple[int, int] = (24, 40)
+    stated: tuple[int, int] = (40, 64)
     asked: int = 12
     ask_share: float = 0.7
     one_wording: float = 0.7

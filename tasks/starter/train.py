@@ -69,9 +69,12 @@ class Trainer:
         self._save()
 
     def _draw(self) -> Sample:
-        alive = max(count for after, count in self.plan.active if after <= self.tokens)
-        self.stream.grow(alive // self.world)
+        self.stream.grow(int(self._now(self.plan.active)) // self.world)
         return self.stream.sample(self.tokens < self.plan.copy_first)
+
+    def _now(self, schedule: tuple[tuple[float, float], ...]) -> float:
+        """Return what a schedule of (tokens, value) says at this point."""
+        return [value for after, value in schedule if after <= self.tokens][-1]
 
     def _clock(self) -> float:
         """Return rank 0's clock, so that all processes stop and save at the same step."""
@@ -86,9 +89,9 @@ class Trainer:
         (nats @ batch.weights / batch.weights.sum()).backward()
         self._share_gradients()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        # The rate never falls: at a low one new items can't be stored, and the model would learn
+        # The rate doesn't fall far: at a low one new items can't be stored, and the model would learn
         # that names can't be known. Averaging steadies the weights in its place.
-        share = min(1.0, self.tokens / self.plan.warmup + 0.01)
+        share = min(1.0, self.tokens / self.plan.warmup + 0.01) * self._now(self.plan.rates)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * share

@@ -21,11 +21,12 @@ from safetensors.torch import load_file, save_file
 
 from app.lm import store
 from app.lm.loading import Bundle, load, pick_device
-from app.recipe import Recipe
+from app.recipe import Recipe, Trained
 from tasks.training.errors import BadParent
 
 # How transformers' decoder classes name the feed-forward part of a layer.
 MLP = ".mlp."
+LEARNING: dict[Trained, tuple[str, ...]] = {"all": ("",), "words": (MLP, "embed_tokens"), "mlp": (MLP,)}
 # Files that training doesn't change.
 KEPT = (
     "config.json",
@@ -86,7 +87,7 @@ def prepare(bundle: Bundle, recipe: Recipe, folder: Path) -> Trainee:
 def _thaw(model: Any, recipe: Recipe) -> None:
     """Let the recipe's weights learn; facts lie in the MLPs, the rest is how they are asked for."""
     for name, weight in model.named_parameters():
-        weight.requires_grad_(recipe.trained == "all" or MLP in name)
+        weight.requires_grad_(any(part in name for part in LEARNING[recipe.trained]))
 
 
 def _mlp_layers(model: Any) -> list[str]:
@@ -101,7 +102,7 @@ def _lora(model: Any, recipe: Recipe) -> LoraConfig:
         r=recipe.lora_rank,
         lora_alpha=recipe.lora_alpha,
         lora_dropout=0.0,
-        target_modules="all-linear" if recipe.trained == "all" else _mlp_layers(model),
+        target_modules=_mlp_layers(model) if recipe.trained == "mlp" else "all-linear",
     )
 
 
