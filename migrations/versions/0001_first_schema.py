@@ -309,7 +309,14 @@ def _create_full_text_index() -> None:
             "normalize(words, NFD), '([A-Za-z])[\\u0300-\\u036f]+', '\\1', 'g'), NFC), "
             "'[!-/:-@[-`{-~\\u2000-\\u206f]', ' ', 'g')); END $$"
         )
-        op.execute("CREATE INDEX ix_facts_text ON facts USING gin (fact_words(text))")
+        # Each look-up also reads what was added lately and isn't sorted in: 4 MB unless limited.
+        limited = "WITH (gin_pending_list_limit = 256)"
+        op.execute(f"CREATE INDEX ix_facts_text ON facts USING gin (fact_words(text)) {limited}")
+        # Questions look for facts that wait, among however many that are learned.
+        op.execute(
+            f"CREATE INDEX ix_facts_waiting_text ON facts USING gin (fact_words(text)) {limited} "
+            "WHERE status IN ('pending', 'training', 'failed')"
+        )
         return
     op.execute(
         "CREATE VIRTUAL TABLE facts_fts USING fts5"
