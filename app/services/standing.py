@@ -38,8 +38,8 @@ def learned_in(versions: Select[int], *, proven: bool = True) -> ColumnElement[b
     )
 
 
-def _learned_by(versions: Versions) -> ColumnElement[bool]:
-    """Build the condition that one of a few versions proved a fact, which is now trained.
+def _learned_beside(versions: Versions, apart: Versions) -> ColumnElement[bool]:
+    """Build the condition that one of a few versions proved a trained fact, and none but `apart`.
 
     It goes from the versions to their facts, never through the index of all that are trained.
     """
@@ -47,7 +47,9 @@ def _learned_by(versions: Versions) -> ColumnElement[bool]:
     proven = select(UpdateFact.fact_id).where(
         UpdateFact.proven.is_(True), UpdateFact.update_id.in_(made_by)
     )
-    return (Fact.status.concat("") == "trained") & Fact.id.in_(proven)
+    others = select(Checkpoint.version).where(Checkpoint.version.not_in(apart))
+    trained = Fact.status.concat("") == "trained"
+    return trained & Fact.id.in_(proven) & ~learned_in(others)
 
 
 def has_status(session: Session, status: str) -> ColumnElement[bool]:
@@ -65,9 +67,10 @@ def has_status(session: Session, status: str) -> ColumnElement[bool]:
         case "held":
             return held_in(find_unserved(session))
         case "rolled_back":
-            past = Checkpoint.version.in_(select(served().c.version))
-            left = select(Checkpoint.version).where(past, Checkpoint.version.not_in(current))
-            return _learned_by(session.scalars(left).all()) & ~learned_in(current)
+            beside = select(Checkpoint.version).where(Checkpoint.version.not_in(current))
+            apart = session.scalars(beside).all()
+            left = set(apart).difference(find_unserved(session))
+            return _learned_beside(sorted(left), apart)
         case "retracting":
             return (Fact.status == "retracted") & taught
         case "retracted":
@@ -86,8 +89,7 @@ def find_unserved(session: Session) -> Sequence[int]:
 
 def held_in(unserved: Versions) -> ColumnElement[bool]:
     """Build the condition that a fact reads `held`, given what `find_unserved` lists."""
-    elsewhere = select(Checkpoint.version).where(Checkpoint.version.not_in(unserved))
-    return _learned_by(unserved) & ~learned_in(elsewhere)
+    return _learned_beside(unserved, unserved)
 
 
 def find_standings(session: Session, facts: Sequence[Fact]) -> dict[str, Standing]:
