@@ -29,6 +29,7 @@ from app.services.relevance import Text
 from app.services.search import (
     Term,
     fact_words,
+    find_forms,
     has_words,
     is_postgres,
     matching,
@@ -82,7 +83,7 @@ def _propose(session: Session, asked: Text) -> list[str]:
     """
     names = [word for name in asked.names for word in name]
     plain = sorted(asked.plain, key=len, reverse=True)
-    words = [Term(word) for word in names] + [Term(relevance.stem(word), True) for word in plain]
+    words = [Term(word) for word in names] + find_forms(plain)
     words = list(dict.fromkeys(words))[:MAX_WORDS]
     groups = [(word,) for word in words] + list(combinations(words[:PAIRED_WORDS], 2))
     if not groups:

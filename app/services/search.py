@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import (
@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session, selectinload
 
 from app.models import Fact
-from app.services.relevance import plain_form, says_nothing
+from app.services.relevance import MIN_STEM, plain_form, says_nothing, stem
 
 MAX_TERMS = 32
 MOST_PROPOSED = 200
@@ -68,6 +68,11 @@ def search(session: Session, words: str, limit: int) -> Sequence[Fact]:
 
 def _split(text: str) -> list[str]:
     return re.findall(r"[^\W_]+", plain_form(text))
+
+
+def find_forms(words: Iterable[str]) -> list[Term]:
+    """Return terms that find these words and other forms of them, as `relevance.has_form` does."""
+    return [Term(stem(word), begins=len(word) >= MIN_STEM) for word in words]
 
 
 def _propose_sqlite(number: int, group: Sequence[Term], most: int) -> Select[int, str]:
