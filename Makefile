@@ -47,7 +47,7 @@ $(FAULTS):
 bench-main-job: $(INSTALLED) ## Measure the main job here: times, right answers, memory
 	$(BIN)/python -m tasks.bench.main_job
 
-bench-ledger: $(INSTALLED) ## Measure a ledger of 1 M facts on SQLite (variable: LEDGER=URL of an empty database)
+bench-ledger: $(INSTALLED) ## Measure a ledger from 10 k to 1 M facts on SQLite (variable: LEDGER=URL of an empty database)
 	$(BIN)/python -m tasks.bench.ledger --database $${LEDGER:-sqlite:///$$(mktemp -d)/ledger.db}
 
 bench-serving: $(INSTALLED) ## Measure serving here and write docs/performance.md (some minutes)

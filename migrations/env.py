@@ -11,7 +11,7 @@ def include_object(_thing: object, name: str | None, kind: str, *_: object) -> b
     """Leave out the full-text index, which each database has in its own way."""
     return not (
         (kind == "table" and (name or "").startswith("facts_fts"))
-        or (kind == "index" and name == "ix_facts_text")
+        or (kind == "index" and name in ("ix_facts_text", "ix_facts_waiting_text"))
     )
 
 

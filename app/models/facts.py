@@ -8,6 +8,7 @@ from app.ids import new_id
 from app.models.base import Base, JsonObject
 
 LIVE = ("quarantined", "pending", "training", "trained", "failed")
+WAITING = ("pending", "training", "failed")
 _live = text(f"status IN {LIVE}")
 
 
@@ -54,8 +55,9 @@ class Fact(Base):
     )
 
 
-# In literal words, as the partial index has them: with parameters SQLite wouldn't use it.
+# In literal words, as the partial indexes have them: with parameters they wouldn't be used.
 IS_LIVE = Fact.status.in_([literal_column(f"'{status}'") for status in LIVE])
+IS_WAITING = Fact.status.in_([literal_column(f"'{status}'") for status in WAITING])
 
 
 class Probe(Base):

@@ -10,7 +10,7 @@ from app.services import relevance
 from app.services.activations import ancestry
 from app.services.answers import Support
 from app.services.relevance import Text
-from app.services.search import Term, is_postgres, matching, write_query
+from app.services.search import find_forms, is_postgres, matching, write_query
 
 MAX_FACTS = 3
 MAX_CANDIDATES = 50
@@ -34,7 +34,7 @@ def find(session: Session, question: str, answer: str, version: int) -> tuple[Su
     if not said or not about:
         return ()
     postgres = is_postgres(session)
-    words = write_query(postgres, _terms(said[:MAX_SAID]), _terms(about[:MAX_ASKED]))
+    words = write_query(postgres, find_forms(said[:MAX_SAID]), find_forms(about[:MAX_ASKED]))
     candidates = session.execute(_query(postgres), {"words": words, "version": version})
     newest: dict[str, tuple[float, int, Fact]] = {}
     for fact, learned in candidates:
@@ -73,10 +73,6 @@ def _telling(text: Text) -> list[str]:
     """List the words that say something, names first, each once."""
     names = [word for name in text.names for word in name]
     return list(dict.fromkeys([*names, *text.plain]))
-
-
-def _terms(words: list[str]) -> list[Term]:
-    return [Term(relevance.stem(word), begins=True) for word in words]
 
 
 def _support(asked: Text, said: list[str], statement: Text) -> float:

@@ -89,7 +89,9 @@ def _ladder(chain: Sequence[int]) -> set[int]:
 
 def _is_waited_in(session: Session, version: int) -> bool:
     """Say whether a held version has facts that no activated one learned."""
-    waiting = select(Fact.id).where(Fact.id.in_(rebuilds.proven_by([version])), has_status("held"))
+    waiting = select(Fact.id).where(
+        Fact.id.in_(rebuilds.proven_by([version])), has_status(session, "held")
+    )
     return session.scalar(waiting.limit(1)) is not None
 
 

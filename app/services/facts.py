@@ -155,7 +155,7 @@ def list_facts(
     key: str | None = None,
 ) -> tuple[Sequence[Fact], bool]:
     """Return one page of facts with their probes; ``status`` as it reads on the wire."""
-    where = [has_status(status)] if status else []
+    where = [has_status(session, status)] if status else []
     where += [Fact.source == source] if source else []
     where += [Fact.key == key] if key else []
     return fetch_page(session, Fact, page, where, [selectinload(Fact.probes)])

@@ -12,7 +12,7 @@ from app.models import Checkpoint, Fact, UpdateFact
 from app.models.base import JsonObject
 from app.services import activations, controls, relevance, updates
 from app.services.runs import TAUGHT, Run
-from app.services.search import Term, is_postgres, matching, write_query
+from app.services.search import find_forms, is_postgres, matching, write_query
 
 REPLAYED = EXAMINED = 64  # older facts that are trained again, and others that are only asked
 LIKENED = 16  # taught facts for which neighbours are looked for
@@ -84,7 +84,7 @@ def _neighbours(
     for fact in facts:
         plain = relevance.read(fact.text).plain
         if fact.prompt is None and plain:
-            words = write_query(postgres, [Term(relevance.stem(word), True) for word in plain])
+            words = write_query(postgres, find_forms(plain))
             alike = matching(bindparam("words", words), postgres)
             left = Fact.id.not_in([*known, *found])
             query = select(Fact.id).where(alike, learned, left, Fact.prompt.is_(None))

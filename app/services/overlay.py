@@ -10,9 +10,11 @@ from itertools import combinations
 from typing import NamedTuple
 
 from sqlalchemy import (
-    ColumnElement,
+    BindParameter,
     CompoundSelect,
+    SelectBase,
     String,
+    and_,
     bindparam,
     literal,
     select,
@@ -21,13 +23,23 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from app.db import utc_now
-from app.models import Fact
+from app.models import IS_WAITING, Fact
 from app.services import relevance
 from app.services.relevance import Text
-from app.services.search import Term, is_postgres, matching, write_query
+from app.services.search import (
+    Term,
+    fact_words,
+    find_forms,
+    has_words,
+    is_postgres,
+    matching,
+    write_query,
+)
 from app.services.standing import find_unserved, held_in
 
 MAX_CANDIDATES = 50
+# On SQLite, of a word in more facts than these only the newest are seen: most are learned.
+MOST_TRIED = 500
 MAX_WORDS = 10
 PAIRED_WORDS = 4
 MAX_GROUPS = MAX_WORDS + PAIRED_WORDS * (PAIRED_WORDS - 1) // 2
@@ -71,7 +83,7 @@ def _propose(session: Session, asked: Text) -> list[str]:
     """
     names = [word for name in asked.names for word in name]
     plain = sorted(asked.plain, key=len, reverse=True)
-    words = [Term(word) for word in names] + [Term(relevance.stem(word), True) for word in plain]
+    words = [Term(word) for word in names] + find_forms(plain)
     words = list(dict.fromkeys(words))[:MAX_WORDS]
     groups = [(word,) for word in words] + list(combinations(words[:PAIRED_WORDS], 2))
     if not groups:
@@ -95,18 +107,26 @@ def _query(groups: int, postgres: bool, held: bool) -> CompoundSelect[int, str]:
     Its parameters are `query0`, `query1`, …, `now`, and `unserved` where there are such versions.
     """
     now = bindparam("now", type_=Fact.valid_from.type)
-    waiting: ColumnElement[bool] = Fact.status.in_(("pending", "training", "failed"))
-    if held:
-        waiting |= held_in(bindparam("unserved", expanding=True))
-    waiting &= Fact.prompt.is_(None)  # the answer to one question says nothing about another
-    begun = Fact.valid_from.is_(None) | (Fact.valid_from <= now)
-    valid = begun & (Fact.valid_until.is_(None) | (Fact.valid_until > now))
-    branches = [
-        select(literal(number).label("number"), Fact.id)
-        .where(matching(bindparam(f"query{number}", type_=String()), postgres), waiting, valid)
-        .order_by(Fact.id.desc())
-        .limit(MAX_CANDIDATES)
-        .subquery()
-        for number in range(groups)
-    ]
-    return union_all(*(select(branch) for branch in branches))
+    usable = and_(
+        Fact.prompt.is_(None),  # the answer to one question says nothing about another
+        Fact.valid_from.is_(None) | (Fact.valid_from <= now),
+        Fact.valid_until.is_(None) | (Fact.valid_until > now),
+    )
+    is_held = held_in(bindparam("unserved", expanding=True))
+    # What waits has an index on Postgres; what is held is few, and is read once for all groups.
+    kept = select(Fact.id, fact_words().label("words")).where(is_held, usable).cte("held")
+
+    def match(query: BindParameter[str]) -> SelectBase:
+        if not postgres:
+            waiting = IS_WAITING | is_held if held else IS_WAITING
+            return select(Fact.id).where(matching(query, False, MOST_TRIED), waiting, usable)
+        found = select(Fact.id).where(matching(query, True), IS_WAITING, usable)
+        more = select(kept.c.id).where(has_words(kept.c.words, query))
+        return union_all(found, more) if held else found
+
+    branches = []
+    for number in range(groups):
+        ids = match(bindparam(f"query{number}", type_=String())).subquery()
+        newest = select(literal(number).label("number"), ids.c.id).order_by(ids.c.id.desc())
+        branches.append(select(newest.limit(MAX_CANDIDATES).subquery()))
+    return union_all(*branches)

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import (
@@ -15,16 +15,18 @@ from sqlalchemy import (
     literal_column,
     select,
     table,
+    union,
     union_all,
 )
 from sqlalchemy.orm import Session, selectinload
 
 from app.models import Fact
-from app.services.relevance import plain_form, says_nothing
+from app.services.relevance import MIN_STEM, plain_form, says_nothing, stem
 
 MAX_TERMS = 32
 MOST_PROPOSED = 200
 MOST_SORTED = 1000
+MOST_RECENT = 500
 _fts = table("facts_fts", column("fact_id"), column("rowid"))
 _FTS5 = ('"{}"', "*", " AND ", " OR ")
 
@@ -48,7 +50,8 @@ def search(session: Session, words: str, limit: int) -> Sequence[Fact]:
         return []
     groups = [[Term(term)] for term in terms]
     groups += [[Term(term) for term in terms]] if len(terms) > 1 else []
-    branches = (_propose(session, *numbered, limit) for numbered in enumerate(groups))
+    propose = _propose_postgres if is_postgres(session) else _propose_sqlite
+    branches = (propose(*numbered, limit) for numbered in enumerate(groups))
     rows = session.execute(union_all(*branches)).all()
     frequency = Counter(number for number, _ in rows)
     weights = {term: 1 / (1 + frequency[number]) for number, term in enumerate(terms)}
@@ -67,20 +70,32 @@ def _split(text: str) -> list[str]:
     return re.findall(r"[^\W_]+", plain_form(text))
 
 
-def _propose(session: Session, number: int, group: Sequence[Term], most: int) -> Select[int, str]:
-    """Build the query for the newest facts that have every word of a group, by its number.
+def find_forms(words: Iterable[str]) -> list[Term]:
+    """Return terms that find these words and other forms of them, as `relevance.has_form` does."""
+    return [Term(stem(word), begins=len(word) >= MIN_STEM) for word in words]
 
-    Postgres sorts what it has found, and for a word in more than MOST_SORTED facts not all of it.
+
+def _propose_sqlite(number: int, group: Sequence[Term], most: int) -> Select[int, str]:
+    """Build the query for the newest facts that have every word of a group, by its number."""
+    query = literal(write_query(False, group))
+    found = select(literal(number), _fts.c.fact_id).where(_matches(query))
+    return select(found.order_by(_fts.c.rowid.desc()).limit(most).subquery())
+
+
+def _propose_postgres(number: int, group: Sequence[Term], most: int) -> Select[int, str]:
+    """Build the same query for Postgres, whose index has no order and gives all that it has.
+
+    So words that are in enough of the newest facts aren't looked up there, and of what is found of
+    others no more than MOST_SORTED are sorted.
     """
-    postgres = is_postgres(session)
-    query = literal(write_query(postgres, group))
-    if postgres:
-        some = select(Fact.id).where(matching(query, postgres)).limit(MOST_SORTED).subquery()
-        found = select(literal(number), some.c.id).order_by(some.c.id.desc())
-    else:
-        found = select(literal(number), _fts.c.fact_id).where(_matches(query))
-        found = found.order_by(_fts.c.rowid.desc())
-    return select(found.limit(most).subquery())
+    query = literal(write_query(True, group))
+    recent = select(_RECENT.c.id).where(has_words(_RECENT.c.words, query))
+    enough = select(func.count()).select_from(recent.subquery()).scalar_subquery() >= most
+    some = select(Fact.id).where(matching(query, True), ~enough).limit(MOST_SORTED)
+    found = union(recent, select(some.subquery())).subquery()
+    return select(
+        select(literal(number), found.c.id).order_by(found.c.id.desc()).limit(most).subquery()
+    )
 
 
 def is_postgres(session: Session) -> bool:
@@ -105,9 +120,30 @@ def _matches(query: BindParameter[str]) -> ColumnElement[bool]:
     return literal_column("facts_fts").bool_op("MATCH")(query)
 
 
-def matching(query: BindParameter[str], postgres: bool) -> ColumnElement[bool]:
-    """Build the condition that a fact fits a written query."""
+def matching(
+    query: BindParameter[str], postgres: bool, newest: int | None = None
+) -> ColumnElement[bool]:
+    """Build the condition that a fact fits a written query; on SQLite among the `newest` hits."""
     if postgres:
-        wanted = func.to_tsquery(literal_column("'simple'"), query)
-        return func.fact_words(Fact.text).bool_op("@@")(wanted)
-    return Fact.id.in_(select(_fts.c.fact_id).where(_matches(query)))
+        return has_words(fact_words(), query)
+    found = select(_fts.c.fact_id).where(_matches(query))
+    return Fact.id.in_(found.order_by(_fts.c.rowid.desc()).limit(newest) if newest else found)
+
+
+def fact_words() -> ColumnElement[object]:
+    """Build what Postgres' index has of a fact."""
+    return func.fact_words(Fact.text)
+
+
+def has_words(words: ColumnElement[object], query: BindParameter[str]) -> ColumnElement[bool]:
+    """Build the condition that words of Postgres fit a written query."""
+    return words.bool_op("@@")(func.to_tsquery(literal_column("'simple'"), query))
+
+
+# Read at every search, 7 µs a fact: what is common is common here, too, at any size of the ledger.
+_RECENT = (
+    select(Fact.id, fact_words().label("words"))
+    .order_by(Fact.id.desc())
+    .limit(MOST_RECENT)
+    .cte("recent")
+)

@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session
 from app.models import Activation, Checkpoint, Fact, UpdateFact
 from app.services.activations import ancestry, served
 
-Versions = dict[str, set[int]]
+ByFact = dict[str, set[int]]
+Versions = Sequence[int] | BindParameter[Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -37,35 +38,44 @@ def learned_in(versions: Select[int], *, proven: bool = True) -> ColumnElement[b
     )
 
 
-def _learned_by(*where: ColumnElement[bool]) -> Select[str]:
-    made_by = select(Checkpoint.update_id).where(*where)
-    return select(UpdateFact.fact_id).where(
+def _learned_beside(versions: Versions, apart: Versions) -> ColumnElement[bool]:
+    """Build the condition that one of a few versions proved a trained fact, and none but `apart`.
+
+    It goes from the versions to their facts, never through the index of all that are trained.
+    """
+    made_by = select(Checkpoint.update_id).where(Checkpoint.version.in_(versions))
+    proven = select(UpdateFact.fact_id).where(
         UpdateFact.proven.is_(True), UpdateFact.update_id.in_(made_by)
     )
-
-
-def has_status(status: str) -> ColumnElement[bool]:
-    """Build the condition under which a fact reads this status."""
-    current = select(ancestry(Checkpoint.version == _current()).c.version)
-    past = select(served().c.version)
-    in_current, in_served = learned_in(current), learned_in(past)
-    # These two name the few versions beside the line that serves, so that no list or question
-    # looks through everything that was ever learned; nor does the index of `trained` do so.
+    others = select(Checkpoint.version).where(Checkpoint.version.not_in(apart))
     trained = Fact.status.concat("") == "trained"
-    unserved = Fact.id.in_(_learned_by(Checkpoint.version.not_in(past)))
-    left = Fact.id.in_(
-        _learned_by(Checkpoint.version.in_(past), Checkpoint.version.not_in(current))
-    )
+    return trained & Fact.id.in_(proven) & ~learned_in(others)
+
+
+def has_status(session: Session, status: str) -> ColumnElement[bool]:
+    """Build the condition under which a fact reads this status.
+
+    The few versions beside the line that serves are looked up first: not knowing how few they are,
+    Postgres would look through everything that was ever learned.
+    """
+    current = select(ancestry(Checkpoint.version == _current()).c.version)
     # Weights that were taught a fact may know of it without ever having proven it.
     taught = learned_in(current, proven=False)
-    conditions = {
-        "learned": (Fact.status == "trained") & in_current,
-        "held": trained & unserved & ~in_served,
-        "rolled_back": trained & left & ~in_current,
-        "retracting": (Fact.status == "retracted") & taught,
-        "retracted": (Fact.status == "retracted") & ~taught,
-    }
-    return conditions.get(status, Fact.status == status)
+    match status:
+        case "learned":
+            return (Fact.status == "trained") & learned_in(current)
+        case "held":
+            return held_in(find_unserved(session))
+        case "rolled_back":
+            beside = select(Checkpoint.version).where(Checkpoint.version.not_in(current))
+            apart = session.scalars(beside).all()
+            left = set(apart).difference(find_unserved(session))
+            return _learned_beside(sorted(left), apart)
+        case "retracting":
+            return (Fact.status == "retracted") & taught
+        case "retracted":
+            return (Fact.status == "retracted") & ~taught
+    return Fact.status == status
 
 
 # Kept: every question runs it, and building it takes longer.
@@ -77,11 +87,9 @@ def find_unserved(session: Session) -> Sequence[int]:
     return session.scalars(_UNSERVED).all()
 
 
-def held_in(unserved: BindParameter[Sequence[int]]) -> ColumnElement[bool]:
+def held_in(unserved: Versions) -> ColumnElement[bool]:
     """Build the condition that a fact reads `held`, given what `find_unserved` lists."""
-    elsewhere = select(Checkpoint.version).where(Checkpoint.version.not_in(unserved))
-    held = Fact.id.in_(_learned_by(Checkpoint.version.in_(unserved)))
-    return (Fact.status == "trained") & held & ~learned_in(elsewhere)
+    return _learned_beside(unserved, unserved)
 
 
 def find_standings(session: Session, facts: Sequence[Fact]) -> dict[str, Standing]:
@@ -106,15 +114,15 @@ def find_standings(session: Session, facts: Sequence[Fact]) -> dict[str, Standin
     return standings
 
 
-def _find_versions(session: Session, fact_ids: Sequence[str]) -> tuple[Versions, Versions]:
+def _find_versions(session: Session, fact_ids: Sequence[str]) -> tuple[ByFact, ByFact]:
     """Return the versions that proved each fact, and those that were taught it."""
     rows = session.execute(
         select(UpdateFact.fact_id, Checkpoint.version, UpdateFact.proven)
         .join(Checkpoint, Checkpoint.update_id == UpdateFact.update_id)
         .where(UpdateFact.fact_id.in_(fact_ids), UpdateFact.proven.is_not(None))
     )
-    proven: Versions = {}
-    taught: Versions = {}
+    proven: ByFact = {}
+    taught: ByFact = {}
     for fact_id, version, is_proven in rows:
         taught.setdefault(fact_id, set()).add(version)
         if is_proven:

@@ -1,13 +1,15 @@
 """Measure the ledger: ``python -m tasks.bench.ledger --database URL --facts 10000 1000000``.
 
-Takes an empty database. Prints the rate of batch intake beside bare INSERTs of the same rows, and
-for each size of the ledger the 95th percentile of what clients ask for, in milliseconds.
+Takes an empty database. Prints the rate of batch intake beside bare INSERTs of the same rows, then
+what clients ask for: the 95th percentile in milliseconds, a column for each size that the ledger
+grows to, and how many times the first size's the last one's is.
 """
 
 import argparse
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle
 from typing import Any
 
 from sqlalchemy import func, insert, select, text
@@ -20,14 +22,14 @@ from app.services import activations, checkpoints, facts, overlay, search
 from app.services.audit import SYSTEM
 from app.services.pages import Page
 
-CHECKPOINTS, BATCH, ASKED = 500, 500, 100
+CHECKPOINTS, BATCH, ASKED, HELD = 500, 500, 100, 250
 WORDS = [
     f"{first}{last}" for first in ("ba", "ke", "li", "mo", "nu") for last in "bcdfghklmnprstvz"
 ]
 
 
 def main() -> None:
-    """Measure and print one line a figure."""
+    """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--database", required=True, help="URL of an empty database")
     parser.add_argument("--facts", type=int, nargs="+", default=[10_000, 1_000_000])
@@ -36,25 +38,34 @@ def main() -> None:
     database = Database(chosen.database)
     measure_intake(database)
     add_versions(database)
+    add_held(database)
+    columns = []
     for size in chosen.facts:
+        started = time.perf_counter()
         fill(database, size)
-        measure(database, size)
+        show(f"filled up to {size:,} facts: {time.perf_counter() - started:,.0f} s")
+        columns.append(measure(database, size))
     database.close()
+    show(f"{'p95, ms':30}" + "".join(f"{size:>12,}" for size in chosen.facts) + "   last/first")
+    for name in columns[0]:
+        row = [column[name] for column in columns]
+        figures = "".join(f"{figure:12.1f}" for figure in row)
+        show(f"{name:30}{figures}{row[-1] / row[0]:12.1f}x")
 
 
 def measure_intake(database: Database) -> None:
     """Compare submitted batches with bare INSERTs of as many rows in one transaction."""
-    count = 10 * BATCH
+    many = 10 * BATCH
     started = time.perf_counter()
     with database.transaction() as session:
-        session.execute(insert(Fact), list(make_rows(0, count)))
-    bare = count / (time.perf_counter() - started)
+        session.execute(insert(Fact), list(make_rows(0, many)))
+    bare = many / (time.perf_counter() - started)
     started = time.perf_counter()
-    for begin in range(count, 2 * count, BATCH):
+    for begin in range(many, 2 * many, BATCH):
         batch = [Fact(text=row["text"], probes=[]) for row in make_rows(begin, BATCH)]
         with database.transaction() as session:
             facts.submit_batch(session, SYSTEM, [(fact, "supersede") for fact in batch])
-    taken = count / (time.perf_counter() - started)
+    taken = many / (time.perf_counter() - started)
     show(f"intake: {taken:,.0f} facts/s, bare INSERTs {bare:,.0f}/s: {taken / bare:.2f}x")
 
 
@@ -63,13 +74,7 @@ def add_versions(database: Database) -> None:
     with database.transaction() as session:
         checkpoints.register_base(session, "0" * 64, 1_000_000)
         for version in range(1, CHECKPOINTS + 1):
-            made = Update(id=f"update_{version}", recipe={}, status="succeeded")
-            session.add(made)
-            session.flush()
-            row = Checkpoint(version=version, digest=f"{version:064x}", kind="full")
-            row.parent, row.update_id = version - 1, made.id
-            session.add(row)
-            session.flush()
+            add_version(session, version)
             last = activations.current(session)
             step = Activation(previous_id=last.id if last else 0, version=version, kind="manual")
             step.actor = SYSTEM.name
@@ -77,27 +82,51 @@ def add_versions(database: Database) -> None:
             session.flush()
 
 
+def add_version(session: Session, version: int) -> None:
+    """Add a version on top of the one before, and the update that made it."""
+    made = Update(id=f"update_{version}", recipe={}, status="succeeded")
+    session.add(made)
+    session.flush()
+    row = Checkpoint(version=version, digest=f"{version:064x}", kind="full")
+    row.parent, row.update_id = version - 1, made.id
+    session.add(row)
+    session.flush()
+
+
+def add_held(database: Database) -> None:
+    """Add a version that never was current, and its facts."""
+    with database.transaction() as session:
+        add_version(session, CHECKPOINTS + 1)
+        add_learned(session, count(session), HELD, [CHECKPOINTS + 1])
+
+
 def fill(database: Database, size: int) -> None:
-    """Add learned facts, spread over the versions, until there are so many."""
+    """Add learned facts, spread over the versions that were current, until there are so many."""
     with database.reading() as session:
-        present = session.scalars(select(func.count()).select_from(Fact)).one()
+        present = count(session)
     for begin in range(present, size, 10_000):
-        rows = list(make_rows(begin, min(10_000, size - begin), status="trained"))
-        parts = [
-            {
-                "update_id": f"update_{number % CHECKPOINTS + 1}",
-                "fact_id": row["id"],
-                "active": False,
-                "proven": True,
-            }
-            for number, row in enumerate(rows)
-        ]
         with database.transaction() as session:
-            session.execute(insert(Fact), rows)
-            session.execute(insert(UpdateFact), parts)
+            versions = range(1, CHECKPOINTS + 1)
+            add_learned(session, begin, min(10_000, size - begin), versions)
     if database.engine.dialect.name == "postgresql":  # as its autovacuum does within a minute
         with database.transaction() as session:
             session.execute(text("ANALYZE"))
+
+
+def count(session: Session) -> int:
+    """Return how many facts there are."""
+    return session.scalars(select(func.count()).select_from(Fact)).one()
+
+
+def add_learned(session: Session, begin: int, number: int, versions: Sequence[int]) -> None:
+    """Add so many facts that these versions proved in turn."""
+    rows = list(make_rows(begin, number, status="trained"))
+    session.execute(insert(Fact), rows)
+    parts = [
+        {"update_id": f"update_{version}", "fact_id": row["id"], "active": False, "proven": True}
+        for version, row in zip(cycle(versions), rows, strict=False)
+    ]
+    session.execute(insert(UpdateFact), parts)
 
 
 def make_rows(begin: int, count: int, status: str = "pending") -> Iterator[dict[str, Any]]:
@@ -117,8 +146,8 @@ def make_rows(begin: int, count: int, status: str = "pending") -> Iterator[dict[
         }
 
 
-def measure(database: Database, size: int) -> None:
-    """Print the latencies of one size of the ledger."""
+def measure(database: Database, size: int) -> dict[str, float]:
+    """Return the 95th percentiles of one size of the ledger, in milliseconds."""
     chance = random.Random(size)
     questions: dict[str, Callable[[Session], object]] = {
         "list": lambda s: facts.list_facts(s, Page(), status="learned"),
@@ -126,17 +155,23 @@ def measure(database: Database, size: int) -> None:
             s, Page(), source=f"source {chance.randrange(1000)}"
         ),
         "list held": lambda s: facts.list_facts(s, Page(), status="held"),
-        "search": lambda s: search.search(s, f"place{chance.randrange(size)}", 20),
-        "search common": lambda s: search.search(s, chance.choice(WORDS), 20),
-        "search phrase": lambda s: search.search(
+        "search, a rare word": lambda s: search.search(s, f"place{chance.randrange(size)}", 20),
+        "search, a common word": lambda s: search.search(s, chance.choice(WORDS), 20),
+        "search, a statement": lambda s: search.search(
             s, next(make_rows(chance.randrange(size), 1))["text"], 20
         ),
-        "overlay": lambda s: overlay.find(s, f"What is place{chance.randrange(size)}?", 5),
-        "current": lambda s: checkpoints.resolve(s, None),
+        "in context, a rare word": lambda s: overlay.find(
+            s, f"What is place{chance.randrange(size)}?", 5
+        ),
+        "in context, common words": lambda s: overlay.find(
+            s, f"Is {chance.choice(WORDS)} {chance.choice(WORDS)} {chance.choice(WORDS)}?", 5
+        ),
+        "current version": lambda s: checkpoints.resolve(s, None),
     }
+    found = {}
     for name, question in questions.items():
         with database.reading() as session:
-            show_p95(f"{size:,} facts, {name}", [clock(question, session) for _ in range(ASKED)])
+            found[name] = p95([clock(question, session) for _ in range(ASKED)])
     taken = []
     for turn in range(20):
         target = CHECKPOINTS - 1 - turn % 2
@@ -144,7 +179,7 @@ def measure(database: Database, size: int) -> None:
         with database.transaction() as session:
             activations.rollback(session, SYSTEM, reason="bench", to=target)
         taken.append(1000 * (time.perf_counter() - started))
-    show_p95(f"{size:,} facts, rollback", taken)
+    return found | {"rollback, commit included": p95(taken)}
 
 
 def clock(question: Callable[[Session], object], session: Session) -> float:
@@ -155,9 +190,9 @@ def clock(question: Callable[[Session], object], session: Session) -> float:
     return 1000 * (time.perf_counter() - started)
 
 
-def show_p95(name: str, taken: Sequence[float]) -> None:
-    """Print the 95th percentile."""
-    show(f"{name}: p95 {sorted(taken)[int(0.95 * len(taken)) - 1]:.1f} ms")
+def p95(taken: Sequence[float]) -> float:
+    """Return the 95th percentile."""
+    return sorted(taken)[int(0.95 * len(taken)) - 1]
 
 
 def show(line: str) -> None:

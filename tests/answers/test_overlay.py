@@ -3,9 +3,10 @@
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import insert
 
 from app.db import Database, utc_now
-from app.models import Activation
+from app.models import Activation, Fact
 from app.services import activations, checkpoints, overlay
 from app.services.audit import SYSTEM
 from tests.answers.conftest import add_fact, add_version, learn
@@ -93,6 +94,28 @@ def test_the_rare_match_is_found_among_many(database):
             add_fact(session, f"The harbour of Number{number} has two cranes.", number=number)
     found = ask(database, "How many cranes has the harbour of Torrim Vale?", limit=1)
     assert found == ["The harbour of Torrim Vale has nine cranes."]
+
+
+def test_the_waiting_fact_is_found_among_many_others(database):
+    """Its name is rare, or a pair of its words; newer facts with one word are superseded."""
+    newer = [f"The inn of Torrim Vale has {number} beds." for number in range(600)]
+    newer += [f"The harbour of Number{number} has two cranes." for number in range(600)]
+    with database.transaction() as session:
+        add_fact(session, "The harbour of Torrim Vale has nine cranes.", "failed", number=0)
+        add_fact(session, "The harbour of Brack has ten cranes.", number=1)
+        rows = [
+            {"id": f"fact_{n:05}", "text": text, "text_digest": f"{n:064x}", "details": {}}
+            for n, text in enumerate(newer, start=2)
+        ]
+        session.execute(insert(Fact), [row | {"status": "superseded"} for row in rows])
+    found = [
+        ask(database, f"How many cranes has the harbour of {name}?")
+        for name in ("Torrim Vale", "Brack")
+    ]
+    assert found == [
+        ["The harbour of Torrim Vale has nine cranes."],
+        ["The harbour of Brack has ten cranes."],
+    ]
 
 
 def test_only_waiting_facts_are_given(database):

@@ -3,10 +3,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fastapi.testclient import TestClient
-from sqlalchemy import func, select
+from sqlalchemy import func, insert, select
 
 from app.db import Database
 from app.models import Audit, Fact, Probe
+from app.services import search
 
 TEXT = "The lighthouse of Brannoc Head is kept by Ilse Varga."
 PROBE = {"question": "Who keeps it?", "answers": ["Ilse Varga"], "direction": "forward"}
@@ -250,6 +251,18 @@ def test_a_rare_word_is_found_among_many_facts(client: TestClient) -> None:
     found = client.post("/v1/facts/search", json=query).json()["data"]
     assert found[0]["id"] == wanted["id"]
     assert len(found) == 5
+
+
+def test_a_common_word_gives_the_newest_facts(database: Database) -> None:
+    rows = [
+        {"id": f"fact_{n:05}", "text": f"The lamp of place {n} is lit.", "text_digest": f"{n:064x}"}
+        for n in range(1500)
+    ]
+    with database.transaction() as session:
+        session.execute(insert(Fact), [row | {"status": "trained", "details": {}} for row in rows])
+    with database.reading() as session:
+        found = [fact.id for fact in search.search(session, "a lit lamp", 20)]
+    assert found == [row["id"] for row in rows[:-21:-1]]
 
 
 def test_a_batch_supersedes_within_itself(client: TestClient) -> None:

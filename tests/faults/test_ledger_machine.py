@@ -188,7 +188,7 @@ class Ledger(RuleBasedStateMachine):
     @rule(number=index)
     def unlearn(self, number: int) -> None:
         """Withdraw something learned and rebuild at once."""
-        self._retract(number, has_status("learned"))
+        self._retract(number, lambda s: has_status(s, "learned"))
         self.every_promise_holds()
         self.act(lambda s: rebuilds.open_now(s, SYSTEM))
         self._finish("activate", number)
@@ -301,23 +301,23 @@ class Ledger(RuleBasedStateMachine):
 
     @rule(number=index)
     def retract(self, number: int) -> None:
-        self._retract(number, Fact.status.in_(LIVE))
+        self._retract(number, lambda _: Fact.status.in_(LIVE))
 
-    def _retract(self, number: int, which: ColumnElement[bool]) -> None:
+    def _retract(self, number: int, which: Callable[[Session], ColumnElement[bool]]) -> None:
         self.act(
             lambda s: facts.retract(
-                s, SYSTEM, self.pick(s, Fact.id, number, which) or "fact_none", "no"
+                s, SYSTEM, self.pick(s, Fact.id, number, which(s)) or "fact_none", "no"
             )
         )
 
     @rule(number=index)
     def requeue(self, number: int) -> None:
-        waiting = has_status("failed") | has_status("rolled_back")
-        self.act(
-            lambda s: facts.requeue(
-                s, SYSTEM, [self.pick(s, Fact.id, number, waiting) or "fact_none"], "again"
-            )
-        )
+        def work(session: Session) -> None:
+            waiting = has_status(session, "failed") | has_status(session, "rolled_back")
+            chosen = self.pick(session, Fact.id, number, waiting) or "fact_none"
+            facts.requeue(session, SYSTEM, [chosen], "again")
+
+        self.act(work)
 
     @rule()
     def rebuild(self) -> None:
