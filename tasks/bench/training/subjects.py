@@ -109,3 +109,9 @@ class Counted:
     ) -> list[Example]:
         """Make one example of each prompt with its response."""
         return self.objective.responses(pairs, bundle, rng)
+
+    def answers(
+        self, pairs: Sequence[tuple[str, str]], bundle: Bundle, rng: random.Random
+    ) -> list[Example]:
+        """Make one example of each question with its answer."""
+        return self.objective.answers(pairs, bundle, rng)
