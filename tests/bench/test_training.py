@@ -81,5 +81,5 @@ def test_arithmetic_counts_what_is_trained(bundle: Bundle) -> None:
 
 
 def test_a_level_is_reached_where_it_was_first_seen() -> None:
-    curve = [{"step": 10.0, "share": 0.2}, {"step": 20.0, "share": 0.6}]
+    curve = {"points": [{"step": 10, "share": 0.2}, {"step": 20, "share": 0.6}]}
     assert [steps_to(curve, level) for level in (0.1, 0.6, 0.7)] == [10, 20, float("inf")]

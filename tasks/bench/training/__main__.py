@@ -116,7 +116,7 @@ def run(plan: Plan, out: Path, parts: list[Part], threads: int, level: float) ->
     """Do what of these parts isn't done yet; return the figures in the parts' order."""
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
-    kept = open_ground(out, "starter", "")
+    kept = open_ground(out, "starter", "", kept=plan.kept)
     ground = Ground(out, kept.store, kept.digest)
     settings = {**asdict(plan), "model": kept.digest, "threads": threads, "level": level}
     ledger = Ledger(out / "training.jsonl", settings)

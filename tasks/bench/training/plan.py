@@ -61,6 +61,7 @@ class Plan:
     grid: tuple[Paper, ...]
     epochs: int  # of the trainer, where facts are proven
     points: int  # of a curve
+    kept: int  # reference questions asked at its end
     seeds: int
     scale: tuple[int, ...]  # facts in one update
     scale_epochs: int
@@ -82,6 +83,7 @@ FULL = Plan(
     ),
     epochs=150,
     points=20,
+    kept=100,
     seeds=3,
     scale=(10, 32, 100, 320, 1000),
     scale_epochs=5,
@@ -98,6 +100,7 @@ QUICK = Plan(
     grid=(Paper(lr=8e-4, epochs=2),),
     epochs=2,
     points=2,
+    kept=4,
     seeds=1,
     scale=(2, 4),
     scale_epochs=1,
