@@ -105,10 +105,10 @@ def measure_gpu(ground: Ground, plan: Plan, shape: Shape, method: MethodName) ->
     """Train a real model's shape on the GPU; a GPU that is too small says so."""
     starter = ground.open_starter()
     texts = make_texts(Case(shape, GPU_BATCH), starter)
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
     try:
         bundle = trainable(randomize(starter, shape, "cuda", WEIGHTS[method]), method)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()  # the weights were drawn in float32
         cell = measure(bundle, texts, plan, GPU_GEMMS)
     except torch.OutOfMemoryError:
         return {"short": torch.cuda.get_device_properties(0).total_memory / 2**30}
