@@ -13,7 +13,7 @@ STRIKES := $(patsubst %,tests/faults/test_%.py,kills zombies crash_points real_t
 CONTRACTS := tests/test_contracts.py tests/app/test_migrations.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install up demo test test-faults $(FAULTS) bench-ledger bench-main-job bench-serving check format openapi env clean
+.PHONY: help install up demo test test-faults $(FAULTS) bench-ledger bench-main-job bench-serving bench-training check format openapi env clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ bench-ledger: $(INSTALLED) ## Measure a ledger from 10 k to 1 M facts on SQLite 
 
 bench-serving: $(INSTALLED) ## Measure serving here and write docs/performance.md (some minutes)
 	$(BIN)/python -m tasks.bench.serving
+
+bench-training: $(INSTALLED) ## Measure the trainer here against a plain loop (an hour; goes on where it was)
+	$(BIN)/python -m tasks.bench.training
 
 check: $(INSTALLED) ## Format, lint, types, import rules, contracts
 	$(BIN)/ruff format --check .
