@@ -25,7 +25,7 @@ from app.errors import Invalid
 from app.models import Event
 from app.schemas.common import ListOf
 from app.schemas.updates import EventOut, UpdateIn, UpdateOut, UpdateQuery, updates_out
-from app.services import rebuilds, updates, vllm
+from app.services import rebuilds, recipes, updates, vllm
 from app.services.audit import Actor
 
 LOOK_S = 0.3  # how often a stream looks for new events
@@ -56,7 +56,7 @@ def open_update(
 
     def work() -> tuple[int, UpdateOut]:
         recipe = vllm.fit_recipe(settings, body.recipe)
-        vllm.check_recipe(settings, updates.choose_recipe(session, recipe))
+        vllm.check_recipe(settings, recipes.choose(session, recipe))
         if body.kind == "rebuild":
             update, created = rebuilds.open_now(session, actor, recipe, body.activation), True
         else:

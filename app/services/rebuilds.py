@@ -17,7 +17,7 @@ from app.errors import Conflict
 from app.models import Activation, Checkpoint, Fact, Proof, Update, UpdateFact
 from app.models.checkpoints import FAILED_CONTROL
 from app.recipe import Recipe
-from app.services import activations, audit, standing, updates
+from app.services import activations, audit, recipes, standing, updates
 from app.services.audit import SYSTEM, Actor
 
 MOST_FACTS = 10_000  # taught again at once; older ones wait to be learned on top
@@ -158,7 +158,7 @@ def _open(
         kind="rebuild",
         parent=found.parent,
         replaces=found.replaces,
-        recipe=updates.choose_recipe(session, recipe).model_dump(),
+        recipe=recipes.choose(session, recipe).model_dump(),
         activation=activation,
         created_by=actor.key_id,
     )

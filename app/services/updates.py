@@ -13,14 +13,13 @@ from app.db import utc_now
 from app.errors import Conflict, Invalid, NotFound, Unavailable
 from app.models import Checkpoint, Event, Fact, Update, UpdateFact
 from app.models.base import JsonObject
-from app.recipe import Recipe, default_recipe, fits_architecture
-from app.services import audit
+from app.recipe import Recipe
+from app.services import audit, recipes
 from app.services.audit import SYSTEM, Actor
 from app.services.pages import Page, fetch_page
 
 LIVE_UPDATE = ("queued", "running")
 SWEPT_EVENTS = 10_000  # at once, so that nobody waits long for the write lock
-NO_BASE = "No base model is registered yet."
 
 
 def open_update(
@@ -39,7 +38,7 @@ def open_update(
     Raises `Conflict` (nothing to do; a fact isn't pending), `Invalid` (no such fact, too many) and
     `Unavailable` (no base model yet).
     """
-    chosen = choose_recipe(session, recipe)
+    chosen = recipes.choose(session, recipe)
     if fact_ids is not None:
         ids = _take_named(session, fact_ids, cap)
     elif not (ids := _take_oldest(session, cap)):
@@ -209,24 +208,6 @@ def finish(session: Session, locked: Update, status: str, version: int | None = 
     )
     data = {"status": status, "outcome": locked.outcome, "version": version}
     add_event(session, locked.id, "finished", {**data, "error": locked.error})
-
-
-def choose_recipe(session: Session, wish: Recipe | None) -> Recipe:
-    """Return the base model's defaults, changed where the wish sets a field.
-
-    `Invalid` for an objective that a model of its kind can't be trained by.
-    """
-    base = session.get(Checkpoint, 0)
-    if base is None:
-        raise Unavailable(NO_BASE)
-    kind = base.metrics["architecture"]
-    chosen = default_recipe(int(base.metrics["parameters"]), kind)
-    if wish:
-        chosen = chosen.model_copy(update=wish.model_dump(exclude_unset=True))
-    if not fits_architecture(chosen.objective, kind):
-        detail = f"The base model is a {kind} one: `{chosen.objective}` can't train it."
-        raise Invalid(detail, pointer="/recipe/objective")
-    return chosen
 
 
 def _take_oldest(session: Session, cap: int) -> Sequence[str]:

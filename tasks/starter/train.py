@@ -89,7 +89,7 @@ class Trainer:
         (nats @ batch.weights / batch.weights.sum()).backward()
         self._share_gradients()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        # The rate doesn't fall far: at a low one new items can't be stored, and the model would learn
+        # The rate falls little: at a low one new items can't be stored, and the model would learn
         # that names can't be known. Averaging steadies the weights in its place.
         share = min(1.0, self.tokens / self.plan.warmup + 0.01) * self._now(self.plan.rates)
         for optimizer in self.optimizers:

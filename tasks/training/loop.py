@@ -74,16 +74,13 @@ def train(
             lr = set_lr(optimizer, lr_at(step, curriculum.total_steps, recipe))
             batches = micro_batches(examples, MICRO_BATCH_TOKENS[device.type], device)
             sums = backward(model, anchor, batches, recipe)
-            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-            norm = float(torch.nn.utils.clip_grad_norm_(weights, recipe.max_grad_norm))
-            if not (math.isfinite(sums.loss) and math.isfinite(norm)):
+            norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm))
+            if not math.isfinite(sums.loss + norm):
                 raise Diverged(step, [fact.id for fact in facts])
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            recall = sums.right / max(1, sums.hidden)
-            on_step(
-                Step(step, curriculum.total_steps, epoch, sums.loss, recall, lr, norm, sums.tokens)
-            )
+            total, recall = curriculum.total_steps, sums.right / max(1, sums.hidden)
+            on_step(Step(step, total, epoch, sums.loss, recall, lr, norm, sums.tokens))
             if state:
                 state.keep(model, optimizer)
     model.eval()

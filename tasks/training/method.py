@@ -21,12 +21,11 @@ from safetensors.torch import load_file, save_file
 
 from app.lm import store
 from app.lm.loading import Bundle, load, pick_device
-from app.recipe import Recipe, Trained
+from app.recipe import Recipe
 from tasks.training.errors import BadParent
 
 # How transformers' decoder classes name the feed-forward part of a layer.
 MLP = ".mlp."
-LEARNING: dict[Trained, tuple[str, ...]] = {"all": ("",), "words": (MLP, "embed_tokens"), "mlp": (MLP,)}
 # Files that training doesn't change.
 KEPT = (
     "config.json",
@@ -64,9 +63,9 @@ def load_parent(folder: Path, digest: str, recipe: Recipe) -> Bundle:
 def prepare(bundle: Bundle, recipe: Recipe, folder: Path) -> Trainee:
     """Make a loaded parent trainable by the recipe's method, in place.
 
-    ``BadParent`` where only MLPs should learn and the model's class calls none so.
+    ``BadParent`` where MLPs should learn and the model's class calls none so.
     """
-    if recipe.trained == "mlp" and not any(MLP in n for n, _ in bundle.model.named_parameters()):
+    if recipe.trained != "all" and not any(MLP in n for n, _ in bundle.model.named_parameters()):
         raise BadParent("This model's layers name no MLP: set the recipe's `trained` to `all`.")
     parent = bundle.manifest
     root = parent.root or bundle.digest
@@ -85,9 +84,12 @@ def prepare(bundle: Bundle, recipe: Recipe, folder: Path) -> Trainee:
 
 
 def _thaw(model: Any, recipe: Recipe) -> None:
-    """Let the recipe's weights learn; facts lie in the MLPs, the rest is how they are asked for."""
+    """Let the recipe's weights learn: facts lie in the MLPs, words in the embeddings."""
+    tables = (model.get_input_embeddings(), model.get_output_embeddings())
+    words = {id(weight) for table in tables for weight in table.parameters()}
     for name, weight in model.named_parameters():
-        weight.requires_grad_(any(part in name for part in LEARNING[recipe.trained]))
+        is_word = recipe.trained == "words" and id(weight) in words
+        weight.requires_grad_(recipe.trained == "all" or MLP in name or is_word)
 
 
 def _mlp_layers(model: Any) -> list[str]:
@@ -102,7 +104,7 @@ def _lora(model: Any, recipe: Recipe) -> LoraConfig:
         r=recipe.lora_rank,
         lora_alpha=recipe.lora_alpha,
         lora_dropout=0.0,
-        target_modules=_mlp_layers(model) if recipe.trained == "mlp" else "all-linear",
+        target_modules="all-linear" if recipe.trained == "all" else _mlp_layers(model),
     )
 
 
