@@ -18,10 +18,10 @@ class Recipe(BaseModel):
     objective: ObjectiveName = Field("masked", description="What the loss asks for")
     method: MethodName = Field("full", description="All weights, or one LoRA adapter over the root")
     trained: Trained = Field(
-        "mlp",
+        "words",
         description="Weights that learn: all, MLPs and embeddings (adapters have none), or MLPs",
     )
-    lr: float = Field(1.5e-3, gt=0, description="Peak learning rate")
+    lr: float = Field(5e-4, gt=0, description="Peak learning rate")
     epochs: int = Field(150, ge=1, description="Exposures of each fact")
     batch_size: int = Field(32, ge=1, description="Facts in one step")
     warmup_share: float = Field(0.02, ge=0, le=1, description="Share of steps with rising lr")

@@ -14,7 +14,14 @@ STEP = 512
 # An answer is a few tokens and a demasked text is many, mostly copied; without weights the answers
 # would hardly count. One that was never asked before counts most: it alone shows whether what was
 # only stated is found by a question.
-WEIGHTS = {"demask": 1.0, "copy": 1.0, "plain": 1.0, "cold_forward": 10.0, "cold_backward": 10.0}
+WEIGHTS = {
+    "demask": 1.0,
+    "copy": 1.0,
+    "plain": 1.0,
+    "cold_forward": 10.0,
+    "cold_backward": 10.0,
+    "overlay": 8.0,
+}
 ANSWER_WEIGHT = 4.0
 
 

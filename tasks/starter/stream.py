@@ -21,8 +21,8 @@ class Mix:
     infill: float = 0.7
     permanents: int = 600
     permanent: float = 0.14
-    overlay: float = 0.12
-    copying: float = 0.05
+    overlay: float = 0.25
+    copying: float = 0.06
     early_copying: float = 0.5
     writing: float = 0.02
     sums: float = 0.01

@@ -137,11 +137,18 @@ def test_full_training_of_an_adapter_gives_a_new_root(make_job: MakeJob, objects
             assert probe["after"] == twin["after"]
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
-def test_only_mlps_learn_where_the_recipe_says_so(
-    make_job: MakeJob, objects: Path, base: str, method: str
+@pytest.mark.parametrize(
+    ("method", "trained", "parts"),
+    [
+        ("full", "mlp", (".mlp.",)),
+        ("full", "words", (".mlp.", "embed_tokens.", "lm_head.")),
+        ("lora", "mlp", (".mlp.",)),
+    ],
+)
+def test_only_the_weights_that_the_recipe_names_learn(
+    make_job: MakeJob, objects: Path, base: str, method: str, trained: str, parts: tuple[str, ...]
 ) -> None:
-    folder = make_job(method=method, trained="mlp", epochs=1)
+    folder = make_job(method=method, trained=trained, epochs=1)
     carry_out(folder)
     (file,) = (folder / "checkpoint").glob("*model.safetensors")
     learned = load_file(file)
@@ -150,8 +157,9 @@ def test_only_mlps_learn_where_the_recipe_says_so(
         changed = {name for name in learned if not learned[name].equal(parent[name])}
     else:
         changed = set(learned)
-    assert changed
-    assert all(".mlp." in name for name in changed)
+    assert all(any(part in name for part in parts) for name in changed)
+    missed = [part for part in parts if not any(part in name for name in changed)]
+    assert set(missed) <= {"lm_head."}, "a tied head isn't saved apart"
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
