@@ -1,6 +1,7 @@
 """The training loop. Progress, cancellation and metrics go through its one ``on_step`` hook."""
 
 import copy
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -18,6 +19,7 @@ from tasks.training.errors import Diverged
 from tasks.training.objectives import OBJECTIVES
 from tasks.training.objectives.base import (
     Batch,
+    Example,
     Objective,
     Targets,
     lead_of,
@@ -29,6 +31,7 @@ from tasks.training.state import State
 
 # Enough tokens to keep the matrix units busy, few enough for a small machine's memory.
 MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 32_768}
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,26 +68,47 @@ def train(
     optimizer = make_optimizer(model, recipe)
     model.train()
     done = state.restore(model, optimizer) if state else 0
-    step = 0
+    step, room = 0, MICRO_BATCH_TOKENS[device.type]
     for epoch in range(1, recipe.epochs + 1):
         for facts, examples in curriculum.epoch():
             step += 1
             if step <= done:
                 continue
             lr = set_lr(optimizer, lr_at(step, curriculum.total_steps, recipe))
-            batches = micro_batches(examples, MICRO_BATCH_TOKENS[device.type], device)
-            sums = backward(model, anchor, batches, recipe)
+            sums, room = backward_within(room, model, anchor, examples, recipe)
             norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm))
             if not math.isfinite(sums.loss + norm):
                 raise Diverged(step, [fact.id for fact in facts])
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             total, recall = curriculum.total_steps, sums.right / max(1, sums.hidden)
-            on_step(Step(step, total, epoch, sums.loss, recall, lr, norm, sums.tokens))
+            on_step(Step(step, total, epoch, sums.loss, recall, lr, norm, sums.tokens, room))
             if state:
                 state.keep(model, optimizer)
     model.eval()
     return step
+
+
+def backward_within(
+    room: int, model: Any, anchor: Any, examples: Sequence[Example], recipe: Recipe
+) -> tuple[Sums, int]:
+    """Accumulate a step's gradient in micro-batches of at most ``room`` tokens; return what fitted.
+
+    Where a GPU's memory is too small for them, from here on half as many are tried, until a
+    micro-batch is one example.
+    """
+    device = next(model.parameters()).device
+    while True:
+        try:
+            return backward(model, anchor, micro_batches(examples, room, device), recipe), room
+        except torch.OutOfMemoryError:
+            if room < max(len(example.input_ids) for example in examples):
+                raise
+        # Not before the error, whose traceback holds what didn't fit, is gone.
+        room //= 2
+        log.warning("out of memory: micro-batches of %d tokens from here on", room)
+        model.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
 
 
 def backward(model: Any, anchor: Any, batches: Sequence[Batch], recipe: Recipe) -> Sums:

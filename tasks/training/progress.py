@@ -18,6 +18,7 @@ class Step:
     lr: float
     grad_norm: float
     tokens: int  # all that the model read, padding included
+    micro_batch_tokens: int  # at most; halved where they didn't fit a GPU's memory
 
 
 class Clock:
@@ -64,6 +65,7 @@ class Progress:
             total_steps=step.total_steps,
             loss=round(step.loss, 4),
             lr=step.lr,
+            micro_batch_tokens=step.micro_batch_tokens,
             tokens_per_s=round(self._tokens / elapsed),
             recall=round(step.recall, 4),
             eta_s=round(elapsed / self._seen * (step.total_steps - step.step), 1),

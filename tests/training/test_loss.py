@@ -2,18 +2,27 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from app.lm.loading import Bundle, load
 from app.recipe import Recipe
+from tasks.training import loop
 from tasks.training.data import Curriculum, Lessons, micro_batches
 from tasks.training.errors import Diverged
 from tasks.training.job import Fact
 from tasks.training.loop import backward, lr_at, make_anchor, train
 from tasks.training.objectives import OBJECTIVES
-from tasks.training.objectives.base import Example, answer_example, collate, look_at_targets
+from tasks.training.objectives.base import (
+    Batch,
+    Example,
+    Targets,
+    answer_example,
+    collate,
+    look_at_targets,
+)
 from tasks.training.objectives.masked import Masked
 from tasks.training.progress import Step
 
@@ -96,6 +105,38 @@ def test_the_anchor_adds_the_divergence_from_the_parent_on_replay_alone(
 
 def labels_of(example: Example) -> list[int]:
     return [label for label in example.labels[1:] if label >= 0]
+
+
+def test_micro_batches_are_halved_until_they_fit(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step is the same, nothing of a failed try is left in it; one example can't be halved."""
+    recipe = Recipe(precision="fp32")
+    examples = Masked(0.5, 0.5, 0.0).examples(TEXTS, bundle, random.Random(0))
+    expected = backward(bundle.model, None, micro_batches(examples, 10_000, CPU), recipe)
+    gradients = [weight.grad.clone() for weight in bundle.model.parameters()]
+    bundle.model.zero_grad()
+    least = max(len(example.input_ids) for example in examples)
+    tried: list[int] = []
+
+    def fill(model: Any, batch: Batch) -> Targets:
+        tried.append(batch.input_ids.numel())
+        found = look_at_targets(model, batch)
+        if batch.input_ids.numel() > least or len(tried) == 3:  # the second half of a step
+            raise torch.OutOfMemoryError
+        return found
+
+    monkeypatch.setattr(loop, "look_at_targets", fill)
+    sums, room = loop.backward_within(4 * least, bundle.model, None, examples, recipe)
+    assert sums.loss == pytest.approx(expected.loss)
+    assert room < least
+    for weight, gradient in zip(bundle.model.parameters(), gradients, strict=True):
+        torch.testing.assert_close(weight.grad, gradient, rtol=1e-3, atol=1e-6)
+    monkeypatch.setattr(
+        loop, "look_at_targets", lambda *_: fill(bundle.model, collate(examples, CPU))
+    )
+    with pytest.raises(torch.OutOfMemoryError):
+        loop.backward_within(4 * least, bundle.model, None, examples, recipe)
 
 
 def test_an_anchor_shares_what_stays_frozen(bundle: Bundle) -> None:
