@@ -41,7 +41,7 @@ def carry_out(folder: Path) -> dict[str, Any]:
     """Do the job in this process and return its result, also where it failed for a known reason."""
     # cuBLAS reads this once, when torch first uses the GPU; without it sums vary from run to run.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # oneDNN keeps what it made for each shape of batch, by default of 1024: hundreds of MB, no faster.
+    # oneDNN keeps what it made for each shape of batch, 1024 unless told: memory that buys no time.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
     import app.lm  # noqa: F401, I001 - its setting for OpenMP must precede torch
     import torch
