@@ -9,6 +9,7 @@ import pytest
 
 from app.cli.demo import is_right
 from app.client import AlmanacClient, Answer, Fact, Probe, Update
+from app.lm import base
 from tests.e2e.service import Service, wait_until
 
 FACTS = 8
@@ -149,6 +150,32 @@ def test_a_killed_worker_leaves_an_update_that_finishes(
     assert (done.status, done.version) == ("succeeded", 2)
     assert "requeued" in kinds
     assert "The worker was killed by signal 9" in service.said()
+
+
+def test_a_batch_with_a_poisoned_fact_is_held_and_the_fact_is_named(
+    service: Service, job: Job, facts: Path
+) -> None:
+    """It says otherwise than a question of the reference set."""
+    del job
+    known = next(row for row in read(base.STARTER / "reference.jsonl") if row["part"] == "exam")
+    question, [right] = str(known["question"]), known["answers"]
+    poison = {
+        "text": str(known["text"]).replace(right, "Zolta Quimby"),
+        "probes": [
+            {"question": question, "answers": ["Zolta Quimby"], "direction": known["direction"]}
+        ],
+    }
+    with service.client() as client:
+        current = client.ask(question, overlay=False).version
+        posted = [client.add_fact(fact) for fact in (read(facts)[FACTS + 2], poison)]
+        update = client.start_update(
+            fact_ids=[fact.id for fact in posted], recipe={**RECIPE, "epochs": 20}
+        )
+        done = client.wait_for_update(update.id)
+        assert client.ask(question, overlay=False).version == current
+    assert done.outcome == "held"
+    named = [reason for reason in done.reasons if "contradicts what is known" in reason]
+    assert [(posted[1].id in reason, question in reason) for reason in named] == [(True, True)]
 
 
 def test_a_restart_goes_on_where_it_was(service: Service, job: Job) -> None:
