@@ -22,7 +22,7 @@ class Plan:
     heads: int = 4
     rows: int = 10
     processes: int = 2
-    tokens: float = 6e7
+    tokens: float = 4.5e7
     lr: float = 2e-3
     muon_lr: float = 4e-3
     weight_decay: float = 0.05
@@ -30,7 +30,7 @@ class Plan:
     averaged: float = 0.997
     # How many streamed items are alive from so many tokens on. What a question asks for is found
     # among few before it is found among many; begun with many, it isn't found at all.
-    active: tuple[tuple[float, int], ...] = ((0, 100), (2.5e7, 150), (4.5e7, 200))
+    active: tuple[tuple[float, int], ...] = ((0, 100), (2.5e7, 150))
     copy_first: float = 2e6
     # The share of the learning rates from so many tokens on.
     rates: tuple[tuple[float, float], ...] = ((0, 1.0), (2e7, 0.5))
