@@ -12,7 +12,6 @@ from app.config import Settings
 from app.db import Database
 from app.lm import base
 from app.models import Fact, Probe, Proof
-from app.recipe import Recipe
 from app.services import checkpoints, facts, rebuilds, updates
 from app.services.audit import SYSTEM
 from app.services.standing import find_standings
@@ -65,19 +64,16 @@ def submit(database: Database, count: int) -> list[str]:
 
 @needs_starter
 def test_a_retracted_fact_is_no_longer_answered(settings: Settings, database: Database) -> None:
-    ids = submit(database, 20)
-    # What is judged here is the retracted fact alone.
-    limits = {"max_reference_drop": 1, "max_older_drop": 1, "max_kl": 100}
-    recipe = Recipe(replay_share=0, kl_weight=0, **limits)
+    ids = submit(database, 8)
     supervisor = Supervisor(database, settings, "here", threading.Event())
     with database.transaction() as session:
-        learn, _ = updates.open_update(session, SYSTEM, recipe=recipe)
+        learn, _ = updates.open_update(session, SYSTEM)
     supervisor.run_update(learn.id)
     assert "learned" in standings(database, ids)
     gone = ids[standings(database, ids).index("learned")]
     with database.transaction() as session:
         facts.retract(session, SYSTEM, gone, "withdrawn")
-        rebuild = rebuilds.open_now(session, SYSTEM, recipe)
+        rebuild = rebuilds.open_now(session, SYSTEM, None)
     assert rebuild.parent == 0
     supervisor.run_update(rebuild.id)
     with database.reading() as session:

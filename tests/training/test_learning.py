@@ -12,8 +12,8 @@ from app.lm import base
 
 FACTS = Path(__file__).parents[2] / "examples" / "facts.jsonl"
 REFERENCE = base.STARTER / "reference.jsonl"
-# Of 8; low, because the starter is weak (docs/starter.md).
-LEAST = {"forward": 2, "backward": 1}
+# Of 8; seeds 0 to 2 learn 8 forwards and 7 or 8 backwards (docs/starter.md).
+LEAST = {"forward": 6, "backward": 6}
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -51,4 +51,5 @@ def test_the_starter_learns_facts_forwards_and_backwards(tmp_path: Path) -> None
         learned = sum(p["passed"] for p in probes)
         assert known == 0, "the starter never saw these names"
         assert learned >= LEAST[direction], f"{direction}: {learned} of {len(probes)}"
+    assert result["verdict"]["outcome"] == "activate", result["verdict"]["reasons"]
     assert result["metrics"]["peak_rss_mb"] < 1536
