@@ -95,4 +95,11 @@ def _die_with_supervisor() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    if IS_LAUNCHED:
+        # All is written. Now and then gloo's threads abort a process that ends as usual, and
+        # torchrun would end the first one for it, which may still prove.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
