@@ -44,6 +44,8 @@ class Recipe(BaseModel):
     save_every_s: float = Field(600.0, ge=0, description="Seconds between saves of a run's state")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where it trains")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Compute type")
+    devices: int = Field(1, ge=1, le=64, description="Devices of one machine that share each step")
+    checkpointing: bool = Field(False, description="Recompute activations: less memory, slower")
 
 
 SMALL_MODEL_PARAMETERS = 300_000_000

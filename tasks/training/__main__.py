@@ -1,6 +1,7 @@
 """``python -m tasks.training JOB_DIR``: a process that trains once and dies with its supervisor.
 
-Exit status 0 with a result.json; 143 after SIGTERM and 1 after a bug, both without one.
+Exit status 0 with a result.json; 143 after SIGTERM and 1 after a bug, both without one. Where the
+recipe asks for several devices it starts a process for each and has their status (``launch.py``).
 """
 
 import ctypes
@@ -14,8 +15,11 @@ from typing import Any
 
 from tasks.training.errors import TrainingError
 from tasks.training.job import Events, read_job, write_result
+from tasks.training.launch import LAUNCHER, devices_of, launch
 
-SUPERVISOR = os.getppid()
+SUPERVISOR = int(os.environ.get(LAUNCHER, os.getppid()))
+IS_LAUNCHED = "TORCHELASTIC_RUN_ID" in os.environ  # by torchrun, as one of a run's processes
+IS_FIRST = os.environ.get("RANK", "0") == "0"
 PR_SET_PDEATHSIG = 1
 STOPPED = 128 + signal.SIGTERM
 
@@ -26,19 +30,29 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write("usage: python -m tasks.training JOB_DIR\n")
         return 2
     folder = Path(arguments[0])
-    signal.signal(signal.SIGTERM, _stop)
+    if not IS_LAUNCHED:  # else it may wait for another process, where no Python runs
+        signal.signal(signal.SIGTERM, _stop)
     _die_with_supervisor()
-    (folder / "result.json").unlink(missing_ok=True)
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    if IS_FIRST:
+        (folder / "result.json").unlink(missing_ok=True)
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    if not IS_LAUNCHED and (devices := devices_of(folder)) > 1:
+        return launch(folder, devices)
     result = carry_out(folder)
     # From here on the work is done: a late SIGTERM must not leave a result and status 143.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if result is None:
+        return 0
     write_result(folder, result)
-    return 0
+    # torchrun ends the other processes, which may wait for this one, when one has failed.
+    return int(IS_LAUNCHED and result["status"] == "failed")
 
 
-def carry_out(folder: Path) -> dict[str, Any]:
-    """Do the job in this process and return its result, also where it failed for a known reason."""
+def carry_out(folder: Path) -> dict[str, Any] | None:
+    """Do the job in this process and return its result, also where it failed for a known reason.
+
+    None in a process that has only trained along with the first one.
+    """
     # cuBLAS reads this once, when torch first uses the GPU; without it sums vary from run to run.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # oneDNN keeps what it made for each shape of batch, 1024 unless told: memory that buys no time.
@@ -47,19 +61,22 @@ def carry_out(folder: Path) -> dict[str, Any]:
     import torch
 
     from tasks.training.run import run
+    from tasks.training.spread import join
 
-    events = Events(folder)
+    events = Events(folder) if IS_FIRST else None
     try:
         job = read_job(folder)
-        torch.set_num_threads(job.head.threads)
+        spread = join(job.head.recipe)
+        torch.set_num_threads(max(1, job.head.threads // spread.size))
         # A GPU lacks a few deterministic kernels: it warns there and goes on.
         torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
-        return run(job, events)
+        return run(job, events, spread)
     except TrainingError as error:
         known = {"type": error.type, "detail": error.detail, "fact_ids": error.fact_ids}
         return {"status": "failed", "error": known}
     finally:
-        events.close()
+        if events:
+            events.close()
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -78,4 +95,11 @@ def _die_with_supervisor() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    if IS_LAUNCHED:
+        # All is written. Now and then gloo's threads abort a process that ends as usual, and
+        # torchrun would end the first one for it, which may still prove.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -121,12 +121,17 @@ def micro_batches(
 ) -> list[Batch]:
     """Cut a step into batches of examples of like length, at most so many tokens with padding."""
     ordered = sorted(examples, key=lambda example: len(example.input_ids))
-    groups: list[list[Example]] = [[]]
+    return [collate(part, device) for part in group(ordered, most_tokens)]
+
+
+def group(ordered: Sequence[Example], most_tokens: int) -> list[list[Example]]:
+    """Cut examples, shortest first, into micro-batches; none of no examples."""
+    groups: list[list[Example]] = []
     for example in ordered:
-        if groups[-1] and (len(groups[-1]) + 1) * len(example.input_ids) > most_tokens:
+        if not groups or (len(groups[-1]) + 1) * len(example.input_ids) > most_tokens:
             groups.append([])
         groups[-1].append(example)
-    return [collate(group, device) for group in groups]
+    return groups
 
 
 def _endless(items: Sequence[T], rng: random.Random) -> Iterator[T]:

@@ -93,11 +93,16 @@ class Job:
     controls: list[Fact] = field(default_factory=list)  # withdrawn: asked, never taught
 
 
+def read_head(folder: Path) -> Head:
+    """Read and check job.json; ``BadJob`` names the field."""
+    return _parse(folder / "job.json", Head.model_validate_json)
+
+
 def read_job(folder: Path) -> Job:
     """Read and check a job directory; ``BadJob`` names the file, line and field."""
     job = Job(
         folder=folder,
-        head=_parse(folder / "job.json", Head.model_validate_json),
+        head=read_head(folder),
         facts=_rows(folder / "facts.jsonl", Fact),
         older=_rows(folder / "replay.jsonl", OlderFact),
         reference=_rows(folder / "reference.jsonl", Reference),
@@ -169,7 +174,7 @@ class Events:
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
     """Write result.json so that a reader finds the whole of it or nothing, even after a crash."""
-    staged = folder / "result.json.tmp"
+    staged = folder / f"result.json.{os.getpid()}"  # several processes of a run may fail at once
     with staged.open("w", encoding="utf-8") as file:
         json.dump(result, file, ensure_ascii=False, allow_nan=False)
         file.flush()

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from app.lm.loading import Bundle
 from app.recipe import Recipe
-from tasks.training.data import Curriculum, Lessons, micro_batches
+from tasks.training.data import Curriculum, Lessons
 from tasks.training.errors import Diverged
 from tasks.training.objectives import OBJECTIVES
 from tasks.training.objectives.base import (
@@ -22,11 +22,13 @@ from tasks.training.objectives.base import (
     Example,
     Objective,
     Targets,
+    collate,
     lead_of,
     look_at_targets,
     targets_of,
 )
 from tasks.training.progress import Step
+from tasks.training.spread import ALONE, Spread, clip
 from tasks.training.state import State
 
 # Enough tokens to keep the matrix units busy, few enough for a small machine's memory.
@@ -43,6 +45,11 @@ class Sums:
     hidden: int
     tokens: int
 
+    @property
+    def recall(self) -> float:
+        """Share of the hidden tokens that were predicted."""
+        return self.right / max(1, self.hidden)
+
 
 def train(
     bundle: Bundle,
@@ -52,57 +59,65 @@ def train(
     on_step: Callable[[Step], None],
     objective: Objective | None = None,
     state: State | None = None,
+    spread: Spread = ALONE,
 ) -> int:
     """Fine-tune ``bundle.model`` in place; return the number of steps.
 
     ``objective`` takes the place of the recipe's where an experiment has one of its own. With
-    ``state`` a long run is saved now and then, and goes on where an earlier attempt was.
+    ``state`` a long run is saved now and then, and goes on where an earlier attempt was. Of the
+    processes of a ``spread`` the first one gets the trained model, the others are left without.
     ``Diverged`` on a loss or gradient that isn't finite. Whatever ``on_step`` raises ends the run.
     """
     torch.manual_seed(recipe.seed)
-    model = bundle.model
-    device = next(model.parameters()).device
+    room = MICRO_BATCH_TOKENS[next(bundle.model.parameters()).device.type]
     chosen = objective or OBJECTIVES[recipe.objective](recipe)
     curriculum = Curriculum(lessons, chosen, bundle, recipe)
-    anchor = make_anchor(model, recipe)
+    anchor = make_anchor(bundle.model, recipe)
+    model = spread.shard(bundle.model)
     optimizer = make_optimizer(model, recipe)
     model.train()
     done = state.restore(model, optimizer) if state else 0
-    step, room = 0, MICRO_BATCH_TOKENS[device.type]
+    step, total = 0, curriculum.total_steps
     for epoch in range(1, recipe.epochs + 1):
         for facts, examples in curriculum.epoch():
             step += 1
             if step <= done:
                 continue
-            lr = set_lr(optimizer, lr_at(step, curriculum.total_steps, recipe))
-            sums, room = backward_within(room, model, anchor, examples, recipe)
-            norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm))
+            lr = set_lr(optimizer, lr_at(step, total, recipe))
+            sums, room = backward_within(room, model, anchor, examples, recipe, spread)
+            norm = clip(model, recipe.max_grad_norm)
             if not math.isfinite(sums.loss + norm):
                 raise Diverged(step, [fact.id for fact in facts])
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            total, recall = curriculum.total_steps, sums.right / max(1, sums.hidden)
-            on_step(Step(step, total, epoch, sums.loss, recall, lr, norm, sums.tokens, room))
+            on_step(Step(step, total, epoch, sums.loss, sums.recall, lr, norm, sums.tokens, room))
             if state:
                 state.keep(model, optimizer)
-    model.eval()
+    spread.gather(model, bundle.model)
+    bundle.model.eval()
     return step
 
 
 def backward_within(
-    room: int, model: Any, anchor: Any, examples: Sequence[Example], recipe: Recipe
+    room: int,
+    model: Any,
+    anchor: Any,
+    examples: Sequence[Example],
+    recipe: Recipe,
+    spread: Spread = ALONE,
 ) -> tuple[Sums, int]:
     """Accumulate a step's gradient in micro-batches of at most ``room`` tokens; return what fitted.
 
     Where a GPU's memory is too small for them, from here on half as many are tried, until a
-    micro-batch is one example.
+    micro-batch is one example. Not so in a ``spread``: the others would wait for the failed one.
     """
     device = next(model.parameters()).device
     while True:
         try:
-            return backward(model, anchor, micro_batches(examples, room, device), recipe), room
+            batches = [collate(part, device) for part in spread.share(examples, room)]
+            return backward(model, anchor, batches, recipe, spread), room
         except torch.OutOfMemoryError:
-            if room < max(len(example.input_ids) for example in examples):
+            if spread.size > 1 or room < max(len(example.input_ids) for example in examples):
                 raise
         # Not before the error, whose traceback holds what didn't fit, is gone.
         room //= 2
@@ -111,13 +126,17 @@ def backward_within(
         torch.cuda.empty_cache()
 
 
-def backward(model: Any, anchor: Any, batches: Sequence[Batch], recipe: Recipe) -> Sums:
+def backward(
+    model: Any, anchor: Any, batches: Sequence[Batch], recipe: Recipe, spread: Spread = ALONE
+) -> Sums:
     """Accumulate the gradient of the step's weighted mean loss per target token.
 
-    Over the whole step, not by micro-batch: else short facts would count for more.
+    Over the whole step, of all processes, not by micro-batch: else short facts would count for
+    more.
     """
     lead = lead_of(model)
-    total = sum(float((targets_of(batch, lead).sum(1) * batch.weights).sum()) for batch in batches)
+    own = sum(float((targets_of(batch, lead).sum(1) * batch.weights).sum()) for batch in batches)
+    (total,) = spread.sum(own)
     loss, right, hidden = 0.0, 0, 0
     for batch in batches:
         with autocast(batch.input_ids.device, recipe):
@@ -131,7 +150,9 @@ def backward(model: Any, anchor: Any, batches: Sequence[Batch], recipe: Recipe) 
         loss += float(part.detach())
         right += int((found.recalled & (found.logits.argmax(-1) == found.wanted)).sum())
         hidden += int(found.recalled.sum())
-    return Sums(loss, right, hidden, sum(batch.input_ids.numel() for batch in batches))
+    read = sum(batch.input_ids.numel() for batch in batches)
+    loss, *counts = spread.sum(loss, right, hidden, read)
+    return Sums(loss, *map(int, counts))
 
 
 def distance(anchor: Any, batch: Batch, found: Targets) -> Tensor:

@@ -63,7 +63,8 @@ def load_parent(folder: Path, digest: str, recipe: Recipe) -> Bundle:
 def prepare(bundle: Bundle, recipe: Recipe, folder: Path) -> Trainee:
     """Make a loaded parent trainable by the recipe's method, in place.
 
-    ``BadParent`` where MLPs should learn and the model's class calls none so.
+    ``BadParent`` where MLPs should learn and the model's class calls none so, or activations should
+    be recomputed and its class can't.
     """
     if recipe.trained != "all" and not any(MLP in n for n, _ in bundle.model.named_parameters()):
         raise BadParent("This model's layers name no MLP: set the recipe's `trained` to `all`.")
@@ -73,6 +74,7 @@ def prepare(bundle: Bundle, recipe: Recipe, folder: Path) -> Trainee:
     if recipe.method == "full":
         model = bundle.model if parent.root is None else bundle.model.merge_and_unload()
         _thaw(model, recipe)
+        _recompute_activations(model, recipe)
         return Trainee(replace(bundle, model=model), "full", None, base_folder)
     if parent.root is None:
         torch.manual_seed(recipe.seed)
@@ -80,7 +82,19 @@ def prepare(bundle: Bundle, recipe: Recipe, folder: Path) -> Trainee:
     else:
         model = bundle.model
         _thaw_adapter(model, store.path_of(folder, bundle.digest))
+    _recompute_activations(model, recipe)
     return Trainee(replace(bundle, model=model), "adapter", root, base_folder)
+
+
+def _recompute_activations(model: Any, recipe: Recipe) -> None:
+    """Have a layer's activations computed again in the backward pass, if the recipe says so."""
+    if not recipe.checkpointing:
+        return
+    try:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    except ValueError as error:
+        raise BadParent(str(error)) from error
+    model.disable_input_require_grads()  # which reentrant checkpoints alone need
 
 
 def _thaw(model: Any, recipe: Recipe) -> None:

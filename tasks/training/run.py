@@ -25,26 +25,42 @@ from tasks.training.method import Trainee, load_parent, prepare
 from tasks.training.progress import Clock, Progress, Step
 from tasks.training.proof import answer_all
 from tasks.training.questions import complete
+from tasks.training.spread import Spread
 from tasks.training.state import State, name_run
 
 # A replayed answer is the parent's own, cut where nobody would read on.
 REPLAYED_ANSWER_TOKENS = 48
 
 
-def run(job: Job, events: Events) -> dict[str, Any]:
+def run(job: Job, events: Events | None, spread: Spread) -> dict[str, Any] | None:
     """Do the job and return its result; leaves the sealed checkpoint in ``checkpoint/``.
 
+    A process that isn't the first of a spread gives no result and tells no ``events``.
     Raises a ``TrainingError`` where the run can't give one.
     """
     try:
-        return _run(job, events)
+        if events is not None:
+            return _run(job, events, spread)
+        _follow(job, spread)
+        return None
     except DomainError as error:
         raise BadParent(error.detail) from error
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise OutOfMemory(f"Out of memory: {error}") from error
 
 
-def _run(job: Job, events: Events) -> dict[str, Any]:
+def _follow(job: Job, spread: Spread) -> None:
+    recipe, steps = job.head.recipe, list[Step]()
+    run_name = name_run(job)
+    bundle = load_parent(job.head.store, job.head.parent, recipe)
+    lessons = spread.tell(None)
+    trainee = prepare(bundle, recipe, job.head.store)
+    state = State(job.head.state or job.folder, run_name, recipe.save_every_s, steps, spread)
+    train(trainee.bundle, lessons, recipe, on_step=steps.append, state=state, spread=spread)
+    spread.leave()
+
+
+def _run(job: Job, events: Events, spread: Spread) -> dict[str, Any]:
     recipe, folder = job.head.recipe, job.folder / "checkpoint"
     clock = Clock(events)
     clock.start("preparing")
@@ -57,12 +73,14 @@ def _run(job: Job, events: Events) -> dict[str, Any]:
     exams = set_exams(job, bundle)
     before = answer_all(bundle, exams.all, clock.tell_asked)
     yardstick = drift.record(bundle, drift.texts_of(job.reference))
-    lessons = plan_lessons(job, bundle)
+    lessons = spread.tell(plan_lessons(job, bundle))
     trainee = prepare(bundle, recipe, job.head.store)
     clock.start("training")
     progress = Progress(events)
-    state = State(job.head.state or job.folder, run_name, recipe.save_every_s, progress.steps)
-    train(trainee.bundle, lessons, recipe, on_step=progress, state=state)
+    saved = job.head.state or job.folder
+    state = State(saved, run_name, recipe.save_every_s, progress.steps, spread)
+    train(trainee.bundle, lessons, recipe, on_step=progress, state=state, spread=spread)
+    spread.leave()
     clock.start("proving")
     trainee.save(folder)
     after = answer_all(trainee.bundle, exams.all, clock.tell_asked)

@@ -1,7 +1,8 @@
 """A long run's state on disk, from which a killed run goes on as if nothing had happened.
 
 What is taught in each step follows from the recipe's seed, so only weights, optimizer and torch's
-generators are kept; the steps done are drawn again, which costs next to nothing.
+generators are kept; the steps done are drawn again, which costs next to nothing. Of several
+processes the first one writes whole tensors, and each takes its part of them again.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from tasks.training.job import Job
 from tasks.training.progress import Step
+from tasks.training.spread import ALONE, Spread, part_of
 
 log = logging.getLogger(__name__)
 
@@ -31,15 +33,25 @@ class State:
     ``steps`` is the list to which the run appends each step; it is kept and restored too.
     """
 
-    def __init__(self, folder: Path, run: str, every_s: float, steps: list[Step]) -> None:
+    def __init__(
+        self, folder: Path, run: str, every_s: float, steps: list[Step], spread: Spread = ALONE
+    ) -> None:
         self._path = folder / "state.safetensors"
         # Two attempts may overlap for a while; each writes under a name of its own.
         self._draft = folder / f"state.{os.getpid()}"
         self._run, self._every_s, self._steps = run, every_s, steps
+        self._spread = spread
         self._saved_at = time.monotonic()
 
     def restore(self, model: Any, optimizer: torch.optim.Optimizer) -> int:
         """Load the last state of this very run, if there is one; return the steps that it did."""
+        done = self._restore(model, optimizer)
+        if self._spread.sum(done) != [done * self._spread.size]:
+            # Another attempt, about to end, has saved while this one's processes read.
+            raise RuntimeError("The processes of this run found different states.")
+        return done
+
+    def _restore(self, model: Any, optimizer: torch.optim.Optimizer) -> int:
         if not self._path.exists():
             return 0
         try:
@@ -57,12 +69,18 @@ class State:
 
     def keep(self, model: Any, optimizer: torch.optim.Optimizer) -> None:
         """Save if it is time; a disk too full for it costs only this safety."""
-        if time.monotonic() - self._saved_at < self._every_s:
+        (due,) = self._spread.sum(time.monotonic() - self._saved_at >= self._every_s)
+        if not due:
             return
+        tensors = self._spread.collect(_tensors(model, optimizer))
+        if tensors:
+            self._write(tensors)
+        self._saved_at = time.monotonic()
+
+    def _write(self, tensors: dict[str, Tensor]) -> None:
         steps = json.dumps([asdict(step) for step in self._steps])
         try:
             self._draft.parent.mkdir(parents=True, exist_ok=True)
-            tensors = dict(_tensors(model, optimizer))
             save_file(tensors, self._draft, metadata={"run": self._run, "steps": steps})
             with self._draft.open("rb") as file:
                 os.fsync(file.fileno())
@@ -70,7 +88,6 @@ class State:
         except (SafetensorError, OSError) as error:
             log.warning("the run's state can't be saved: %s", error)
             self._draft.unlink(missing_ok=True)
-        self._saved_at = time.monotonic()
 
 
 def name_run(job: Job) -> str:
@@ -86,9 +103,9 @@ def _tensors(model: Any, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str
     if torch.cuda.is_available():
         yield "random.cuda", torch.cuda.get_rng_state()
     for name, weight in _learning(model):
-        yield f"weight.{name}", weight.detach().contiguous()
+        yield f"weight.{name}", weight.detach()
         for key, value in optimizer.state[weight].items():
-            yield f"{key}.{name}", value.contiguous()
+            yield f"{key}.{name}", value
 
 
 def _load(tensors: dict[str, Tensor], model: Any, optimizer: torch.optim.Optimizer) -> None:
@@ -99,10 +116,11 @@ def _load(tensors: dict[str, Tensor], model: Any, optimizer: torch.optim.Optimiz
     for place, tensor in tensors.items():
         key, _, name = place.partition(".")
         weight = weights[name]
+        part = part_of(tensor, weight)
         if key == "weight":
-            weight.data.copy_(tensor)
+            weight.data.copy_(part)
         else:
-            optimizer.state[weight][key] = tensor.to(weight.device)
+            optimizer.state[weight][key] = part
 
 
 def _learning(model: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:

@@ -323,6 +323,26 @@ def test_training_leaves_a_frozen_root_alone(make_job: MakeJob, objects: Path, b
     assert not any(weight.requires_grad for weight in base_weights)
 
 
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_recomputed_activations_change_nothing(
+    make_job: MakeJob, objects: Path, base: str, method: str
+) -> None:
+    """A layer runs twice in a step, and the loss stays the same."""
+    losses: dict[bool, list[float]] = {}
+    for checkpointing in (False, True):
+        job = read_job(make_job(str(checkpointing), method=method, checkpointing=checkpointing))
+        recipe = job.head.recipe.model_copy(update={"precision": "fp32"})
+        trainee = prepare(load_parent(objects, base, recipe), recipe, objects)
+        named = trainee.bundle.model.named_modules()
+        (layer,) = [module for name, module in named if name.endswith("layers.0.mlp")]
+        runs, steps = list[int](), list[Step]()
+        layer.register_forward_pre_hook(lambda *_, runs=runs: runs.append(1))
+        train(trainee.bundle, Lessons(job.facts), recipe, on_step=steps.append)
+        assert len(runs) == len(steps) * (1 + checkpointing)
+        losses[checkpointing] = [step.loss for step in steps]
+    assert losses[True] == pytest.approx(losses[False], rel=1e-4)
+
+
 def test_an_adapter_beside_a_bf16_root_is_trained_in_float32(
     make_job: MakeJob, objects: Path
 ) -> None:

@@ -166,7 +166,9 @@ def _only_at(model: Any, where: Tensor) -> Iterator[None]:
 def _fast_attention(model: Any, ids: Tensor) -> Iterator[None]:
     """Have a CPU attend by plain products where texts are short; other kinds stay as they are."""
     config, usual = model.config, model.config._attn_implementation
-    if usual == "sdpa" and not ids.is_cuda and ids.shape[1] <= SHORT_TOKENS:
+    short = not ids.is_cuda and ids.shape[1] <= SHORT_TOKENS
+    # What is recomputed in the backward pass finds the usual kind again: it must have begun so.
+    if usual == "sdpa" and short and not model.is_activation_checkpointing:
         config._attn_implementation = "eager"
     try:
         yield
