@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from tasks.training.errors import BadJob
-from tasks.training.job import read_head
+from tasks.training.job import read_head, write_result
 
 # Tells each process who started it: it may die before they can ask.
 LAUNCHER = "TRAINING_LAUNCHER"
@@ -26,10 +26,17 @@ def launch(folder: Path, devices: int) -> int:
     They are this process's children, and the kernel kills them when it dies.
     """
     import app.lm  # noqa: F401, I001 - its setting for OpenMP must precede torch
+    import torch
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
+    most = torch.cuda.device_count() or os.cpu_count() or 1
+    if devices > most:  # refused before so many processes fill the memory of all
+        detail = f"The recipe asks for {devices} devices, this machine has {most}."
+        known = {"type": BadJob.type, "detail": detail, "fact_ids": []}
+        write_result(folder, {"status": "failed", "error": known})
+        return 0
     os.environ[LAUNCHER] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # else torchrun warns; each run sets its own
     logs = str(folder / "ranks")  # else they stay behind in the system's temporary folder

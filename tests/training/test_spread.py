@@ -103,6 +103,14 @@ def test_an_error_of_the_first_process_ends_the_other(make_job: MakeJob) -> None
     assert (error["type"], "only asked" in error["detail"]) == ("bad_job", True)
 
 
+def test_more_devices_than_there_are_start_nothing(make_job: MakeJob) -> None:
+    folder = make_job(devices=64)
+    assert start(folder).wait(timeout=60) == 0
+    error = json.loads((folder / "result.json").read_text())["error"]
+    assert (error["type"], "asks for 64 devices" in error["detail"]) == ("bad_job", True)
+    assert not (folder / "ranks").exists()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
 def test_all_processes_die_with_the_supervisor(make_job: MakeJob) -> None:
     folder = make_job(epochs=LONG, devices=2)
