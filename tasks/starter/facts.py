@@ -30,6 +30,7 @@ class Fact:
     phrases: list[str] = field(default_factory=list)
     inverse: list[str] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
 
 
 def who(kind: str) -> str:

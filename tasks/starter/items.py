@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from random import Random
 
 from tasks.starter import names
+from tasks.starter.clauses import clause
 from tasks.starter.descriptions import describe, event
 from tasks.starter.facts import (
     Fact,
@@ -104,7 +105,7 @@ def _relation(rng: Random, held: bool) -> Fact:
 def _single(form: str, rng: Random, fact: Fact, wordings: int) -> Item:
     cores = rng.sample(fact.cores, min(wordings, len(fact.cores)))
     texts = [dress(rng, core) for core in cores]
-    spans = [fact.subject, fact.value]
+    spans = [fact.subject, fact.value, *fact.others]
     return Item(texts, fact.questions, spans, form)
 
 
@@ -135,4 +136,9 @@ def _which(kind: str) -> str:
 
 
 # Forms of items with their shares; what is left are biographies.
-_FORMS = (("relation", 0.42, _relation), ("description", 0.25, describe), ("event", 0.13, event))
+_FORMS = (
+    ("relation", 0.27, _relation),
+    ("description", 0.13, describe),
+    ("event", 0.10, event),
+    ("clause", 0.32, clause),
+)

@@ -71,10 +71,14 @@ def relations() -> tuple[Relation, ...]:
 @cache
 def verbs() -> tuple[Verb, ...]:
     """Return all verbs with their forms, irregular ones as listed."""
-    listed = {row.split()[0]: row.split() for row in _words()["irregular"].split(",")}
-    bases = _words()["verb"].split()
-    forms = [listed.get(base) or _regular(base) for base in bases]
-    return tuple(Verb(*(form.replace("-", " ") for form in row)) for row in forms)
+    return tuple(conjugate(base) for base in words("verb"))
+
+
+def conjugate(base: str) -> Verb:
+    """Return the forms of any verb, irregular ones as listed; what follows a blank stays."""
+    first, blank, rest = base.partition(" ")
+    forms = _irregular().get(first) or _regular(first)
+    return Verb(*(form + blank + rest for form in forms))
 
 
 def article(phrase: str) -> str:
@@ -85,6 +89,12 @@ def article(phrase: str) -> str:
 def one(rng: Random, name: str) -> str:
     """Draw one word of a list."""
     return rng.choice(words(name))
+
+
+@cache
+def _irregular() -> dict[str, list[str]]:
+    rows = [row.split() for row in _words()["irregular"].split(",")]
+    return {row[0]: row for row in rows}
 
 
 @cache

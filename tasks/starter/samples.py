@@ -80,11 +80,14 @@ class Encoder:
         seen = [self.mask if hide else i for i, hide in zip(ids, hidden, strict=True)]
         return self.reply([*seen, *self.recover], [*self.recovered, *ids], task)
 
-    def infill(self, ids: list[int], span: tuple[int, int]) -> Sample:
-        """Make an infilling chat: one mask stands for a run of ids, the reply is that run alone."""
-        start, end = span
-        seen = [*ids[:start], self.mask, *ids[end:]]
-        return self.reply([*seen, *self.infilling], ids[start:end], "infill")
+    def infill(self, ids: list[int], gap: range, cut: range = range(0)) -> Sample:
+        """Make an infilling chat: one mask stands for a run of ids, the reply is that run alone.
+
+        What is cut is neither shown nor asked for.
+        """
+        at = [i for i in range(len(ids)) if i not in cut and (i not in gap or i == gap.start)]
+        seen = [self.mask if i == gap.start else ids[i] for i in at]
+        return self.reply([*seen, *self.infilling], ids[gap.start : gap.stop], "infill")
 
 
 def token_masks(rng: Random, size: int, low: float = 0.05, high: float = 0.95) -> list[bool]:
@@ -125,7 +128,7 @@ def masks(rng: Random, ids: list[int], spans: list[list[int]]) -> list[bool]:
     return hidden
 
 
-def gap(rng: Random, ids: list[int], spans: list[list[int]], starts: list[int]) -> tuple[int, int]:
+def gap(rng: Random, ids: list[int], spans: list[list[int]], starts: list[int]) -> range:
     """Choose what an infilling sample leaves out: a name, what stands beside it, or some words.
 
     `starts` are the places where words begin, the end of the text among them.
@@ -135,13 +138,12 @@ def gap(rng: Random, ids: list[int], spans: list[list[int]], starts: list[int]) 
     if name is None:
         size = rng.randint(1, max(1, len(starts) - 2))
         first = rng.randint(0, len(starts) - 1 - size)
-        return starts[first], starts[first + size]
-    before, after = (0, name[0]), (name[1], starts[-1])
-    if draw < 0.5 or before[1] - before[0] + after[1] - after[0] <= 0:
+        return range(starts[first], starts[first + size])
+    before, after = range(name.start), range(name.stop, starts[-1])
+    if draw < 0.5 or not (before or after):
         return name
     # The longer side more often: it is the one with something to say.
-    sides = [before, after]
-    return rng.choices(sides, [max(0, end - start) for start, end in sides])[0]
+    return rng.choices((before, after), (len(before), len(after)))[0]
 
 
 def full_sentence(rng: Random, item: Item) -> tuple[str, str]:
@@ -179,11 +181,11 @@ def salad(rng: Random) -> str:
     return " ".join(parts)
 
 
-def _place(ids: list[int], span: list[int]) -> tuple[int, int] | None:
+def _place(ids: list[int], span: list[int]) -> range | None:
     width = len(span)
     places = (i for i in range(len(ids) - width + 1) if ids[i : i + width] == span)
     start = next(places, None)
-    return None if start is None else (start, start + width)
+    return None if start is None else range(start, start + width)
 
 
 def _find(ids: list[int], span: list[int]) -> list[bool]:

@@ -7,6 +7,7 @@ from random import Random
 from tasks.starter import samples
 from tasks.starter.items import Item, make_item
 from tasks.starter.samples import Encoder, Sample
+from tasks.training.objectives.spans import choose_cut
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Mix:
     one_wording: float = 0.7
     plain: float = 0.1
     infill: float = 0.7
+    cut: float = 0.4
     permanents: int = 600
     permanent: float = 0.14
     overlay: float = 0.25
@@ -45,7 +47,9 @@ class Told:
             return self.encoder.plain(self.item.texts[choice])
         if rng.random() < mix.infill:
             gap = samples.gap(rng, ids, self.spans, self.starts[choice])
-            return self.encoder.infill(ids, gap)
+            cut = rng.random() < mix.cut
+            left_out = choose_cut(self.starts[choice], gap, rng) if cut else range(0)
+            return self.encoder.infill(ids, gap, left_out)
         return self.encoder.demask(ids, samples.masks(rng, ids, self.spans))
 
 

@@ -5,10 +5,12 @@ from pathlib import Path
 from random import Random
 
 from tasks.starter import names
+from tasks.starter.clauses import clause, predicate
 from tasks.starter.evaluate import fresh_items, reversed_order
-from tasks.starter.items import make_item
-from tasks.starter.lexicon import relations, verbs, words
+from tasks.starter.items import Item, make_item
+from tasks.starter.lexicon import Verb, conjugate, relations, verbs, words
 from tasks.starter.stream import permanent_items
+from tasks.training.objectives.spans import choose_cut
 
 FACTS = Path(__file__).parents[2] / "examples" / "facts.jsonl"
 
@@ -27,10 +29,52 @@ def test_world_is_broad() -> None:
 
 def test_held_out_names_never_meet_pretraining() -> None:
     rng = Random(4)
-    seen = [make_item(rng).spans[0] for _ in range(2_000)]
-    assert not any(names.is_held(name) for name in seen)
-    fresh = [item.spans[0] for item in fresh_items(200, 9)]
-    assert all(names.is_held(name) for name in fresh)
+    seen = [make_item(rng) for _ in range(2_000)]
+    assert not any(names.is_held(name) for name in subjects(seen))
+    assert all(names.is_held(name) for name in subjects(fresh_items(200, 9)))
+
+
+def subjects(items: list[Item]) -> list[str]:
+    """Return the names that items are about; a clause may be about something without one."""
+    return [item.spans[0] for item in items if item.form != "clause"]
+
+
+def test_clauses_ask_for_every_part_and_agree() -> None:
+    rng = Random(8)
+    facts = [clause(rng) for _ in range(500)]
+    for fact in facts:
+        assert {q.direction for q in fact.questions} == {"forward", "backward"}
+        assert all(fact.subject in core and fact.value in core for core in fact.cores)
+        asked = {question.answer for question in fact.questions}
+        assert all(any(answer in other for answer in asked) for other in fact.others)
+    openings = {question.text.split()[0] for fact in facts for question in fact.questions}
+    assert openings >= {"Who", "What", "Which", "Where", "When", "With", "For", "How"}
+
+
+def test_a_question_takes_the_verb_apart() -> None:
+    drawn = [predicate(Random(seed), conjugate("carry"), many=True) for seed in range(300)]
+    plain = {(p.finite, p.single, p.aux, p.rest) for p in drawn}
+    assert ("carry", "carries", "do", "carry") in plain
+    assert ("carried", "carried", "did", "carry") in plain
+    assert ("are carrying", "is carrying", "are", "carrying") in plain
+    assert ("have carried", "has carried", "have", "carried") in plain
+
+
+def test_verbs_are_conjugated() -> None:
+    assert conjugate("lie") == Verb("lie", "lay", "lain", "lying")
+    assert conjugate("blorft up") == Verb("blorft up", "blorfted up", "blorfted up", "blorfting up")
+
+
+def test_a_cut_leaves_the_gap_and_a_word() -> None:
+    starts = [0, 2, 3, 7, 9, 12]
+    for seed in range(200):
+        gap = range(3, 7)
+        cut = choose_cut(starts, gap, Random(seed))
+        left = set(range(12)) - set(gap) - set(cut)
+        assert left
+        assert not set(cut) & set(gap)
+        assert {cut.start, cut.stop} <= {0, *starts}
+    assert not choose_cut([0, 3, 5], range(3), Random(0))
 
 
 def test_answers_stand_in_the_text() -> None:

@@ -1,6 +1,8 @@
 """Where words and names lie in a statement, in characters and in tokens."""
 
+import random
 import re
+from collections.abc import Sequence
 from typing import Any
 
 Offsets = list[tuple[int, int]]
@@ -49,3 +51,20 @@ def tokenize(tokenizer: Any, text: str) -> tuple[list[int], Offsets]:
 def covered(offsets: Offsets, start: int, end: int) -> set[int]:
     """Return the tokens that stand for any of these characters."""
     return {at for at, (first, last) in enumerate(offsets) if first < end and last > start}
+
+
+def choose_cut(starts: Sequence[int], gap: range, rng: random.Random) -> range:
+    """Choose a run of words beside a gap to be left out too; one word at least stays.
+
+    ``starts`` are the tokens at which words begin, and the end of the last one. A question rarely
+    repeats all that a statement says; what is asked must be found by a part of it.
+    """
+    sides = [[s for s in starts if s <= gap.start], [s for s in starts if s >= gap.stop]]
+    sizes = [max(0, len(side) - 1) for side in sides]
+    if sum(sizes) < 2:
+        return range(0)
+    place = rng.choices((0, 1), sizes)[0]
+    first, last = sorted(rng.sample(range(sizes[place] + 1), 2))
+    if last - first == sum(sizes):
+        last -= 1
+    return range(sides[place][first], sides[place][last])
