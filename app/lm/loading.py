@@ -31,9 +31,10 @@ class Bundle:
     @property
     def size(self) -> int:
         """Bytes of the tensors that this model alone holds (an adapter's root is not counted)."""
-        named = self.model.named_parameters()
+        packed = ((n, b) for n, b in self.model.named_buffers() if n.endswith(".weight"))
+        named = chain(self.model.named_parameters(), packed)
         own = self.manifest.kind == "full"
-        return sum(p.nbytes for name, p in named if own or "lora_" in name)
+        return sum(tensor.nbytes for name, tensor in named if own or "lora_" in name)
 
 
 def pick_device(name: str = "auto") -> str:

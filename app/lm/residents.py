@@ -12,6 +12,7 @@ from pathlib import Path
 from app.errors import Conflict, DomainError, NotFound, Unavailable
 from app.lm import store
 from app.lm.loading import Bundle, default_dtype, load
+from app.lm.prepacked import prepack
 
 
 class TooLarge(DomainError):
@@ -104,19 +105,19 @@ class Residents:
         self._make_room(digest, size)
         self._reserved += size
         try:
-            read = partial(
-                load,
-                self._folder,
-                digest,
-                device=self._device,
-                root=root.bundle if root else None,
-            )
+            read = partial(self._load_to_answer, digest, root.bundle if root else None)
             bundle = await asyncio.get_running_loop().run_in_executor(self._loader, read)
         finally:
             self._reserved -= size
         if root:
             root.uses += 1
         self._loaded[digest] = Resident(bundle, root, used_at=time.monotonic())
+
+    def _load_to_answer(self, digest: str, root: Bundle | None) -> Bundle:
+        bundle = load(self._folder, digest, device=self._device, root=root)
+        if root is None:
+            prepack(bundle.model)
+        return bundle
 
     def _make_room(self, digest: str, size: int) -> None:
         """Evict what was longest unused until ``size`` bytes more fit."""

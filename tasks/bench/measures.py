@@ -10,7 +10,7 @@ import torch
 
 from app.lm import chat as chats
 from app.lm.engine import Engine, Limits
-from app.lm.loading import Bundle
+from app.lm.loading import Bundle, load
 from app.lm.wire import ChatRequest, Turn
 from app.prompts import ask
 from tasks.bench.deployment import Deployment
@@ -32,6 +32,7 @@ async def throughput(running: Deployment, sizes: Sizes) -> list[Figure]:
     alone_asked = asked[: max(8, len(asked) // 8)]
     limits = Limits(running.settings.store, 2**32, CLIENTS, len(asked), 600.0)
     engine, digest = Engine(limits, "cpu"), running.digests[0]
+    bundle = load(running.settings.store, digest)
     ratios, together, alone = [], [], []
     try:
         found = await _answer_together(engine, digest, asked)
@@ -40,8 +41,7 @@ async def throughput(running: Deployment, sizes: Sizes) -> list[Figure]:
             await _answer_together(engine, digest, asked)
             together.append(len(asked) / (time.perf_counter() - began))
             began = time.perf_counter()
-            async with engine.residents.using(digest) as resident:
-                texts = await asyncio.to_thread(_generate, resident.bundle, alone_asked)
+            texts = await asyncio.to_thread(_generate, bundle, alone_asked)
             alone.append(len(alone_asked) / (time.perf_counter() - began))
             ratios.append(together[-1] / alone[-1])
     finally:

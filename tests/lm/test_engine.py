@@ -214,7 +214,7 @@ def put(url: str, digest: str, what: str = "load") -> httpx.Response:
 
 def test_the_longest_unused_checkpoint_makes_room(engine: Start, tiny: TinyStore):
     llama, other, qwen3 = (tiny.digests[name] for name in ("llama", "other", "qwen3"))
-    url = engine(memory=600_000)  # two of 247 kB
+    url = engine(memory=700_000)  # two of 327 kB
     assert put(url, llama).status_code == 200
     assert put(url, other).status_code == 200
     assert loaded(url) == {llama, other}
@@ -227,7 +227,7 @@ def test_the_longest_unused_checkpoint_makes_room(engine: Start, tiny: TinyStore
 
 
 def test_a_checkpoint_in_use_is_never_evicted(engine: Start, tiny: TinyStore):
-    url = engine(memory=300_000)
+    url = engine(memory=400_000)
     endless = body(tiny.digests["endless"], "Go on.", 900_000, stream=True)
     with httpx.stream("POST", url + CHAT, json=endless, timeout=60) as response:
         lines = response.iter_lines()  # to let go of it would hang up
@@ -244,7 +244,7 @@ def test_a_checkpoint_in_use_is_never_evicted(engine: Start, tiny: TinyStore):
 
 
 def test_an_adapter_keeps_its_root_and_costs_its_own_size(engine: Start, tiny: TinyStore):
-    url = engine(memory=300_000)
+    url = engine(memory=400_000)
     assert said(ask(url, tiny.digests["adapter"])) == answers(tiny, "adapter", ["Who is it?"])[0]
     assert loaded(url) == {tiny.digests["llama"], tiny.digests["adapter"]}
     assert said(ask(url, tiny.digests["other"]))  # first the adapter goes, then its root
