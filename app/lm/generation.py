@@ -4,7 +4,8 @@ A causal model's step reads the prompts of new rows together with the others' la
 key-value cache. The trainer's proofs and the engine's scheduler drive the same batches.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from app.lm.loading import Bundle
 from app.lm.rows import Row
 
 MAX_ROWS = 64
+# Parameters times tokens up to which a step on one core is faster than on two (decision 45).
+ONE_CORE_WORK = 5e8
 
 
 def generate(bundle: Bundle, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[str]:
@@ -58,6 +61,18 @@ def decode(bundle: Bundle, tokens: Sequence[int]) -> str:
     return text.strip()
 
 
+@contextmanager
+def few_threads(work: float, device: torch.device) -> Iterator[None]:
+    """Run on one core what is too little to be shared: its threads would mostly wait."""
+    threads = torch.get_num_threads()
+    if device.type == "cpu" and work <= ONE_CORE_WORK:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 class Batch:
     """Rows of one model that decode together."""
 
@@ -65,6 +80,7 @@ class Batch:
         self.rows: list[Row] = []  # in the order in which they lie in the cache
         self._model = bundle.model
         self._stop_ids = bundle.stop_ids
+        self._parameters = bundle.manifest.parameters
         self._device = next(bundle.model.parameters()).device
         self._cache = KeyValues()
 
@@ -77,7 +93,7 @@ class Batch:
         ids = [row.tokens[-1] for row in self.rows]
         for row in joining:
             ids += row.prompt
-        with packed(self._model):
+        with packed(self._model), few_threads(self._parameters * len(ids), self._device):
             output = self._model(
                 input_ids=torch.tensor([ids], device=self._device),
                 position_ids=step.positions,

@@ -30,8 +30,7 @@ def prepack(model: nn.Module) -> None:
     """Lay out a model's float32 linear layers, in place; on other devices nothing is done."""
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
-            weight = getattr(layer, "weight", None)
-            if type(layer) is nn.Linear and _fits(weight):
+            if type(layer) is nn.Linear and _fits(layer.weight):
                 setattr(parent, name, PrepackedLinear(layer))
 
 

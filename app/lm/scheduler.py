@@ -131,8 +131,9 @@ class Scheduler:
                 turn = self._turns.setdefault(job.bundle.digest, _Turn(job.bundle, self._max_batch))
                 turn.waiting.append(job)
             for digest, turn in list(self._turns.items()):
-                told = turn.advance()
-                self._loop.call_soon_threadsafe(_wake_all, told)
+                # Waking the event loop takes a core from the model's threads: only with news.
+                if told := turn.advance():
+                    self._loop.call_soon_threadsafe(_wake_all, told)
                 if not (turn.waiting or turn.running):
                     del self._turns[digest]
 
