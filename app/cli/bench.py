@@ -1,6 +1,7 @@
 """``almanac bench``: experiments on the model of your choice; imported from tasks only when run."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,24 +44,10 @@ def knowledge(
     quick: Quick = False,
 ) -> None:
     """Objectives x paraphrases x methods: what is learned, at what price, and what is forgotten."""
-    from tasks.bench.knowledge import QUICK, plan_of, run
-
-    given = {
-        "model": model,
-        "revision": revision,
-        "facts": facts,
-        "invented": invented,
-        "reference": reference,
-        "objectives": _words(objectives),
-        "paraphrases": _words(paraphrases),
-        "methods": _words(methods),
-        "seeds": seeds,
-        "exposures": exposures,
-        "recipe": _object(recipe),
-        "threads": threads,
-    }
-    for path in run(plan_of({**given, **(QUICK if quick else {})}), folder):
-        out.print(str(path))
+    given = locals()
+    for name in ("objectives", "paraphrases", "methods"):
+        given[name] = _words(given[name])
+    _run("knowledge", given)
 
 
 @app.command()
@@ -80,21 +67,7 @@ def sft(
     quick: Quick = False,
 ) -> None:
     """Plain against demasking SFT on worked word problems, at equal steps and at equal FLOPs."""
-    from tasks.bench.sft import QUICK, plan_of, run
-
-    given = {
-        "model": model,
-        "revision": revision,
-        "examples": examples,
-        "taught": taught,
-        "asked": asked,
-        "epochs": epochs,
-        "seeds": seeds,
-        "recipe": _object(recipe),
-        "threads": threads,
-    }
-    for path in run(plan_of({**given, **(QUICK if quick else {})}), folder):
-        out.print(str(path))
+    _run("sft", locals())
 
 
 @app.command()
@@ -112,21 +85,7 @@ def sequence(
     quick: Quick = False,
 ) -> None:
     """Updates one on the other, with every defence against forgetting and with each left out."""
-    from tasks.bench.sequence import QUICK, plan_of, run
-
-    given = {
-        "model": model,
-        "revision": revision,
-        "facts": facts,
-        "reference": reference,
-        "updates": updates,
-        "size": size,
-        "seeds": seeds,
-        "recipe": _object(recipe),
-        "threads": threads,
-    }
-    for path in run(plan_of({**given, **(QUICK if quick else {})}), folder):
-        out.print(str(path))
+    _run("sequence", locals())
 
 
 @app.command()
@@ -145,21 +104,16 @@ def retraction(
     quick: Quick = False,
 ) -> None:
     """What a rebuild without retracted facts still answers, beside facts never taught."""
-    from tasks.bench.retraction import QUICK, plan_of, run
+    _run("retraction", locals())
 
-    given = {
-        "model": model,
-        "revision": revision,
-        "facts": facts,
-        "reference": reference,
-        "taught": taught,
-        "retracted": retracted,
-        "control": control,
-        "seeds": seeds,
-        "recipe": _object(recipe),
-        "threads": threads,
-    }
-    for path in run(plan_of({**given, **(QUICK if quick else {})}), folder):
+
+def _run(name: str, given: dict[str, Any]) -> None:
+    """Run the experiment of this name with what a command was given."""
+    experiment = import_module(f"tasks.bench.{name}")
+    folder, quick = given.pop("folder"), given.pop("quick")
+    given["recipe"] = _object(given["recipe"])
+    plan = experiment.plan_of({**given, **(experiment.QUICK if quick else {})})
+    for path in experiment.run(plan, folder):
         out.print(str(path))
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 from typing import Any, TypeVar
@@ -62,6 +63,12 @@ def parse(kind: type[T], given: Cell) -> T:
     except ValidationError as error:
         first = error.errors()[0]
         raise Stop(f"{'/'.join(map(str, first['loc']))}: {first['msg']}.") from None
+
+
+def describe(plan: Any, digest: str, **others: str) -> Cell:
+    """Return what a plan's results depend on: its fields, with the model named by its digest."""
+    fields = {**asdict(plan), "model": digest, **others}
+    return {name: str(v) if isinstance(v, Path) else v for name, v in fields.items()}
 
 
 def _whole_lines(path: Path) -> list[Cell]:

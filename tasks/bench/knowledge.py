@@ -5,7 +5,7 @@ and its figures come from the other part, several seeds each. Nothing is chosen 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from app.lm.store import manifest_of
 from app.recipe import SMALL_MODEL_PARAMETERS, MethodName, ObjectiveName, Recipe
 from tasks.bench.arms import Arm, Paraphrases, all_arms, budget, settings_of
 from tasks.bench.cells import open_ground, run_cell
-from tasks.bench.experiment import Cell, Ledger, parse
+from tasks.bench.experiment import Cell, Ledger, describe, parse
 from tasks.bench.knowledge_report import write_report
 from tasks.bench.subjects import Subject, invent, read_subjects, split
 
@@ -77,8 +77,7 @@ def run(plan: Plan, out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     subjects = _subjects(plan, out)
     ground = open_ground(out, plan.model, plan.revision, plan.reference, plan.kept)
-    settings = {**asdict(plan), "model": ground.digest, "facts": _digest(subjects)}
-    settings = {name: str(v) if isinstance(v, Path) else v for name, v in settings.items()}
+    settings = describe(plan, ground.digest, facts=_digest(subjects))
     ledger = Ledger(out / "knowledge.jsonl", settings)
     arms = [arm for arm in all_arms(plan.objectives, plan.paraphrases, plan.methods)
             if _has_texts(arm, subjects)]  # fmt: skip

@@ -5,7 +5,7 @@ should be answered no better after the rebuild, and the others as well as before
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,18 @@ from app.lm.loading import Bundle
 from app.recipe import Recipe
 from tasks.bench.arms import Arm
 from tasks.bench.cells import DIRECTIONS, Ground, lessons, marks, open_ground
-from tasks.bench.experiment import Cell, Ledger, interval, markdown, parse, shown, write_csv
+from tasks.bench.experiment import (
+    Cell,
+    Ledger,
+    describe,
+    interval,
+    markdown,
+    parse,
+    shown,
+    write_csv,
+)
 from tasks.bench.sequence import proven
-from tasks.bench.subjects import Subject, invent, read_subjects
+from tasks.bench.subjects import Subject, open_subjects
 from tasks.training.loop import train
 from tasks.training.method import load_parent, prepare
 
@@ -67,15 +76,9 @@ def run(plan: Plan, out: Path) -> list[Path]:
     """Do what of the experiment isn't done yet, and write its report; return the files."""
     torch.set_num_threads(plan.threads)
     out.mkdir(parents=True, exist_ok=True)
-    path, count = plan.facts or out / "facts.jsonl", plan.taught + plan.control
-    if plan.facts is None and not path.exists():
-        invent(path, count, INVENTED_SEED)
-    subjects = read_subjects(path)[:count]
-    if len(subjects) < count:
-        raise Stop(f"{path} holds {len(subjects)} facts; {count} are needed.")
+    subjects = open_subjects(plan.facts, out, plan.taught + plan.control, INVENTED_SEED)
     ground = open_ground(out, plan.model, plan.revision, plan.reference)
-    settings = {**asdict(plan), "model": ground.digest, "facts": path.name}
-    settings["reference"] = str(plan.reference)
+    settings = describe(plan, ground.digest)
     ledger = Ledger(out / "retraction.jsonl", settings)
     cells = []
     with Progress(console=errors, disable=not errors.is_terminal) as bar:

@@ -14,11 +14,20 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
-from app.cli.console import Stop, errors
+from app.cli.console import errors
 from app.recipe import Recipe
 from tasks.bench.cells import Ground, open_ground, quiet
-from tasks.bench.experiment import Cell, Ledger, interval, markdown, parse, shown, write_csv
-from tasks.bench.subjects import Subject, invent, read_subjects
+from tasks.bench.experiment import (
+    Cell,
+    Ledger,
+    describe,
+    interval,
+    markdown,
+    parse,
+    shown,
+    write_csv,
+)
+from tasks.bench.subjects import Subject, open_subjects
 from tasks.training import drift
 from tasks.training.data import Lessons
 from tasks.training.job import Fact
@@ -27,7 +36,6 @@ from tasks.training.method import load_parent, prepare
 from tasks.training.proof import Exam, answer_all, compare, exam_of
 
 ARMS = ("all defences", "no replay", "no reference", "no KL", "none")
-DEFENDED = {"replay_share": 0.4, "kl_weight": 1.0}
 REPLAYED = 64  # older facts, as in an update
 INVENTED_SEED = 60_000
 HEAD = """# Sequence experiment
@@ -62,7 +70,7 @@ QUICK = {"updates": 2, "size": 2, "seeds": 1, "recipe": {"epochs": 1}, "kept": 5
 def plan_of(given: dict[str, Any]) -> Plan:
     """Check what was asked for; Stop names what can't be."""
     plan = parse(Plan, given)
-    parse(Recipe, {**DEFENDED, **plan.recipe})
+    parse(Recipe, plan.recipe)
     return plan
 
 
@@ -70,16 +78,9 @@ def run(plan: Plan, out: Path) -> list[Path]:
     """Do what of the experiment isn't done yet, and write its report; return the files."""
     torch.set_num_threads(plan.threads)
     out.mkdir(parents=True, exist_ok=True)
-    path = plan.facts or out / "facts.jsonl"
-    count = plan.updates * plan.size
-    if plan.facts is None and not path.exists():
-        invent(path, count, INVENTED_SEED)
-    subjects = read_subjects(path)[:count]
-    if len(subjects) < count:
-        raise Stop(f"{path} holds {len(subjects)} facts; {count} are needed.")
+    subjects = open_subjects(plan.facts, out, plan.updates * plan.size, INVENTED_SEED)
     ground = open_ground(out, plan.model, plan.revision, plan.reference, plan.kept)
-    settings = {**asdict(plan), "model": ground.digest, "facts": path.name}
-    settings["reference"] = str(plan.reference)
+    settings = describe(plan, ground.digest)
     ledger = Ledger(out / "sequence.jsonl", settings)
     results: dict[str, list[Cell]] = {arm: [] for arm in ARMS}
     with Progress(console=errors, disable=not errors.is_terminal) as bar:
@@ -87,7 +88,7 @@ def run(plan: Plan, out: Path) -> list[Path]:
         for arm in ARMS:
             for seed in range(plan.seeds):
                 bar.update(task, description=f"{arm} {seed}")
-                recipe = Recipe(**{**DEFENDED, **plan.recipe, "seed": seed})
+                recipe = Recipe(**{**plan.recipe, "seed": seed})
                 chain = Chain(ground, arm, _of_arm(arm, recipe), plan.size)
                 work = partial(chain.run, subjects)
                 results[arm].append(ledger.get_or_run(f"{arm} {seed}", work))

@@ -7,7 +7,7 @@ FLOPs. Each arm's learning rate is chosen on problems that nothing is reported o
 import random
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,16 @@ from app.lm.loading import Bundle
 from app.lm.store import manifest_of
 from app.recipe import SMALL_MODEL_PARAMETERS, MethodName, Recipe, default_recipe
 from tasks.bench.cells import Ground, flops_per_token, open_ground, quiet
-from tasks.bench.experiment import Cell, Ledger, interval, markdown, parse, shown, write_csv
+from tasks.bench.experiment import (
+    Cell,
+    Ledger,
+    describe,
+    interval,
+    markdown,
+    parse,
+    shown,
+    write_csv,
+)
 from tasks.starter.samples import arithmetic
 from tasks.training.data import Lessons
 from tasks.training.errors import Diverged
@@ -82,7 +91,7 @@ def run(plan: Plan, out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     ground = open_ground(out, plan.model, plan.revision)
     taught, tuned, asked = problems(plan)
-    settings = {**asdict(plan), "model": ground.digest, "examples": str(plan.examples)}
+    settings = describe(plan, ground.digest)
     ledger = Ledger(out / "sft.jsonl", settings)
     parameters = manifest_of(ground.store, ground.digest).parameters
     rates = plan.rates or RATES[parameters >= SMALL_MODEL_PARAMETERS]

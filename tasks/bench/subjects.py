@@ -70,6 +70,20 @@ def invent(path: Path, count: int, seed: int) -> None:
             file.write(json.dumps(fact, ensure_ascii=False) + "\n")
 
 
+def open_subjects(given: Path | None, out: Path, count: int, seed: int) -> list[Subject]:
+    """Read the first facts of a file, or those that were once invented into ``out``.
+
+    Stop where there are fewer than ``count``.
+    """
+    path = given or out / "facts.jsonl"
+    if given is None and not path.exists():
+        invent(path, count, seed)
+    subjects = read_subjects(path)[:count]
+    if len(subjects) < count:
+        raise Stop(f"{path} holds {len(subjects)} facts; {count} are needed.")
+    return subjects
+
+
 def is_reversed(text: str, probe: Probe) -> bool:
     """Say whether a statement has the answer before what the question tells about it.
 
