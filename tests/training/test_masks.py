@@ -12,7 +12,7 @@ from tasks.training.objectives.base import IGNORED, Example
 from tasks.training.objectives.causal import Causal
 from tasks.training.objectives.diffusion import Diffusion
 from tasks.training.objectives.masked import Masked, choose_gap, stratified
-from tasks.training.objectives.spans import covered, find_names, halves, tokenize
+from tasks.training.objectives.spans import covered, find_names, halves, tokenize, word_starts
 
 TEXT = "Mira Tovan is the keeper of the lighthouse at Sel Harbour."
 statements = st.text(min_size=1).map(str.strip).filter(bool)
@@ -104,6 +104,38 @@ def test_infilling_asks_for_the_one_span_that_a_single_mask_stands_for(
     assert any(
         [*ids[:n], *span, *prompt[at + 1 :][: len(ids) - n - len(span)]] == ids for n in shown
     ), "the span put in the mask's place gives the statement"
+
+
+@few
+@given(text=statements, seed=st.integers(0))
+def test_a_cut_takes_words_from_the_rest_in_one_piece(bundle: Bundle, text: str, seed: int) -> None:
+    objective = Masked(0.05, 0.95, 0.0, infill_share=1.0, cut_share=1.0)
+    (example,) = objective.examples([text], bundle, random.Random(seed))
+    *span, _ = supervised(example)
+    ids = encode_text(bundle.tokenizer, text)
+    prompt = example.input_ids[: -len(span) - 1]
+    at = prompt.index(bundle.manifest.mask_id)
+
+    def fits(begin: int, cut: int) -> bool:
+        before, after = ids[:begin], ids[begin + len(span) :]
+        lefts = [before[:i] + before[i + cut :] for i in range(len(before) - cut + 1)]
+        rights = [after[:i] + after[i + cut :] for i in range(len(after) - cut + 1)]
+        shown = [(left, after) for left in lefts] + [(before, right) for right in rights]
+        return any(
+            prompt[at - len(left) : at] == left and prompt[at + 1 :][: len(right)] == right
+            for left, right in shown
+        )
+
+    places = [n for n in range(len(ids)) if ids[n : n + len(span)] == span]
+    assert any(fits(begin, cut) for begin in places for cut in range(len(ids)))
+
+
+def test_word_starts_are_tokens_at_which_words_begin(bundle: Bundle) -> None:
+    ids, offsets = tokenize(bundle.tokenizer, TEXT)
+    *starts, end = word_starts(TEXT, offsets)
+    opened = [TEXT[offsets[start][0] :].split()[0].rstrip(".") for start in starts]
+    assert opened == TEXT.rstrip(".").split()
+    assert bundle.tokenizer.decode(ids[end:]).strip() == "."
 
 
 def test_gaps_are_names_what_stands_beside_them_and_runs_of_words() -> None:

@@ -12,6 +12,6 @@ OBJECTIVES: dict[ObjectiveName, Callable[[Recipe], Objective]] = {
     "causal": lambda _: Causal(),
     "diffusion": lambda recipe: Diffusion(recipe.t_min, recipe.t_max, recipe.span_share),
     "masked": lambda recipe: Masked(
-        recipe.t_min, recipe.t_max, recipe.span_share, recipe.infill_share
+        recipe.t_min, recipe.t_max, recipe.span_share, recipe.infill_share, recipe.cut_share
     ),
 }

@@ -15,20 +15,30 @@ from app.lm.chat import encode_chat, encode_text, end_id
 from app.lm.loading import Bundle
 from app.prompts import INFILL, RECOVER, RECOVERED
 from tasks.training.objectives.base import Example, answer_example, reply_example
-from tasks.training.objectives.spans import Offsets, covered, find_names, find_words, tokenize
+from tasks.training.objectives.spans import (
+    Offsets,
+    choose_cut,
+    covered,
+    find_names,
+    find_words,
+    tokenize,
+    word_starts,
+)
 
 
 @dataclass(frozen=True)
 class Masked:
     """Masks single tokens with probability t, or in ``span_share`` of the examples a whole span.
 
-    ``infill_share`` of the examples leave out one span and ask for it alone.
+    ``infill_share`` of the examples leave out one span and ask for it alone; in ``cut_share`` of
+    these a part of the rest isn't shown either.
     """
 
     t_min: float
     t_max: float
     span_share: float
     infill_share: float = 0.0
+    cut_share: float = 0.0
 
     name = "masked"
 
@@ -70,7 +80,10 @@ class Masked:
     ) -> Example:
         ids, offsets = tokenize(bundle.tokenizer, text)
         if rng.random() < self.infill_share:
-            return infilling_example(bundle, ids, choose_gap(text, offsets, rng), end)
+            gap, cut = choose_gap(text, offsets, rng), range(0)
+            if rng.random() < self.cut_share:
+                cut = choose_cut(word_starts(text, offsets), gap, rng)
+            return infilling_example(bundle, ids, gap, cut, end)
         if rng.random() < self.span_share:
             hidden = choose_span(text, offsets, t, rng) or {rng.randrange(len(ids))}
         else:
@@ -98,13 +111,17 @@ def recovery_of_response(
     return recovery_example(bundle, ids, hidden, end_id(bundle.tokenizer), before)
 
 
-def infilling_example(bundle: Bundle, ids: Sequence[int], gap: range, end: int) -> Example:
+def infilling_example(
+    bundle: Bundle, ids: Sequence[int], gap: range, cut: range, end: int
+) -> Example:
     """Ask for one run of tokens, for which a single mask stands, and for nothing else.
 
     What is recalled then opens the reply, as it does in an answer: it has to be found by what the
-    prompt shows, and can't be continued from words that the reply repeated just before.
+    prompt shows, and can't be continued from words that the reply repeated just before. What is
+    cut is neither shown nor asked for.
     """
-    seen = [*ids[: gap.start], bundle.manifest.mask_id, *ids[gap.stop :]]
+    shown = [at for at in range(len(ids)) if at not in cut and (at not in gap or at == gap.start)]
+    seen = [bundle.manifest.mask_id if at == gap.start else ids[at] for at in shown]
     content = [*seen, *encode_text(bundle.tokenizer, INFILL)]
     prompt = encode_chat(bundle.tokenizer, [{"role": "user", "content": content}])
     reply = [*ids[gap.start : gap.stop], end]

@@ -32,6 +32,19 @@ def find_words(text: str) -> list[tuple[int, int]]:
     return [word.span() for word in WORD.finditer(text)]
 
 
+def word_starts(text: str, offsets: Offsets) -> list[int]:
+    """Return the tokens in which words begin, and at last the one behind the last word."""
+    starts, at = [], 0
+    words = find_words(text)
+    for first, _ in words:
+        while offsets[at][1] <= first:
+            at += 1
+        starts.append(at)
+    while words and at < len(offsets) and offsets[at][0] < words[-1][1]:
+        at += 1
+    return list(dict.fromkeys([*starts, at]))
+
+
 def halves(text: str) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return the first and the later half of a text's words as spans of characters."""
     words = [match.span() for match in re.finditer(r"\S+", text)]
