@@ -32,7 +32,7 @@ class Recipe(BaseModel):
     t_max: float = Field(0.95, ge=0, le=1, description="Greatest share of masked tokens")
     span_share: float = Field(0.5, ge=0, le=1, description="Samples masked as whole spans")
     infill_share: float = Field(0.7, ge=0, le=1, description="Samples that ask for a span alone")
-    cut_share: float = Field(0.0, ge=0, le=1, description="Of these, show a part of the rest alone")
+    cut_share: float = Field(0.4, ge=0, le=1, description="Of these, show a part of the rest alone")
     replay_share: float = Field(0.4, ge=0, lt=1, description="Share of a step's samples: replay")
     kl_weight: float = Field(2.0, ge=0, description="Weight of KL(parent || model) on replay")
     held_out_share: float = Field(0.2, gt=0, lt=1, description="Examples that are only asked")

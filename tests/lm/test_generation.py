@@ -49,6 +49,25 @@ def test_a_mixed_batch_answers_as_one_by_one(bundle: Bundle):
     assert len(set(expected)) > 15  # the test would show a mix-up
 
 
+def test_a_small_step_runs_on_one_core_and_a_large_one_on_all(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+):
+    usual = torch.get_num_threads()
+    seen: list[int] = []
+    hook = bundle.model.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+    try:
+        torch.set_num_threads(2)
+        generate(bundle, prompts(bundle, 1), 2)
+        monkeypatch.setattr(generation, "ONE_CORE_WORK", 0)
+        generate(bundle, prompts(bundle, 1), 2)
+        assert torch.get_num_threads() == 2
+    finally:
+        hook.remove()
+        torch.set_num_threads(usual)
+    assert set(seen[: len(seen) // 2]) == {1}
+    assert set(seen[len(seen) // 2 :]) == {2}
+
+
 def test_more_prompts_than_rows_join_as_others_leave(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ):
