@@ -21,7 +21,7 @@ class Recipe(BaseModel):
         "words",
         description="Weights that learn: all, MLPs and embeddings (adapters have none), or MLPs",
     )
-    lr: float = Field(5e-4, gt=0, description="Peak learning rate")
+    lr: float = Field(4e-4, gt=0, description="Peak learning rate")
     epochs: int = Field(150, ge=1, description="Exposures of each fact")
     batch_size: int = Field(32, ge=1, description="Facts in one step")
     warmup_share: float = Field(0.02, ge=0, le=1, description="Share of steps with rising lr")
@@ -34,7 +34,7 @@ class Recipe(BaseModel):
     infill_share: float = Field(0.7, ge=0, le=1, description="Samples that ask for a span alone")
     cut_share: float = Field(0.4, ge=0, le=1, description="Of these, show a part of the rest alone")
     replay_share: float = Field(0.4, ge=0, lt=1, description="Share of a step's samples: replay")
-    kl_weight: float = Field(2.0, ge=0, description="Weight of KL(parent || model) on replay")
+    kl_weight: float = Field(4.0, ge=0, description="Weight of KL(parent || model) on replay")
     held_out_share: float = Field(0.2, gt=0, lt=1, description="Examples that are only asked")
     lora_rank: int = Field(16, ge=1, description="Rank of the adapter")
     lora_alpha: int = Field(32, ge=1, description="Scale of the adapter is alpha / rank")
@@ -56,7 +56,9 @@ def default_recipe(parameters: int, architecture: Architecture = "causal") -> Re
     """Choose the defaults for a model of a kind with so many parameters (DESIGN 9)."""
     chosen = Recipe()
     if parameters >= SMALL_MODEL_PARAMETERS:
-        chosen = Recipe(method="lora", trained="all", lr=1e-4, epochs=60, batch_size=16)
+        chosen = Recipe(
+            method="lora", trained="all", lr=1e-4, epochs=60, batch_size=16, kl_weight=2.0
+        )
     own = {"objective": "diffusion"} if architecture == "diffusion" else {}
     return chosen.model_copy(update=own)
 

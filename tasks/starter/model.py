@@ -22,7 +22,7 @@ class Plan:
     heads: int = 4
     rows: int = 10
     processes: int = 2
-    tokens: float = 1e8
+    tokens: float = 9.1e7
     lr: float = 2e-3
     muon_lr: float = 4e-3
     weight_decay: float = 0.05
