@@ -50,8 +50,8 @@ def read_subjects(path: Path) -> list[Subject]:
 
 def invent(path: Path, count: int, seed: int) -> None:
     """Write facts about names that the starter never saw, with paraphrases in both orders."""
-    rng = random.Random(seed)
-    with path.open("w", encoding="utf-8") as file:
+    rng, begun = random.Random(seed), path.with_suffix(".new")
+    with begun.open("w", encoding="utf-8") as file:
         for item in fresh_items(count, seed, WORDINGS):
             _, *same = taught(item, "same")
             _, *others = taught(item, "permuted")
@@ -68,6 +68,7 @@ def invent(path: Path, count: int, seed: int) -> None:
                 },
             }
             file.write(json.dumps(fact, ensure_ascii=False) + "\n")
+    begun.rename(path)  # a run that is killed here invents anew, never goes on with a part
 
 
 def open_subjects(given: Path | None, out: Path, count: int, seed: int) -> list[Subject]:
