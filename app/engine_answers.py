@@ -1,17 +1,39 @@
 """What engines say, read: answers, streams of them, and each failure as one of our errors."""
 
 import json
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import aiohttp
 import httpx
 
 from app.errors import DomainError, Invalid, Unavailable
 from app.prompts import Message
 
 FULL = "The engine has more questions than it can answer now; try again."
+# Before these, no engine saw the question; aiohttp asks from an event loop, httpx from a thread.
+UNREACHABLE = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A whole response, whichever library read it; the names of headers know no case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def is_error(self) -> bool:
+        """Say whether the status is one of failure."""
+        return self.status >= 400
 
 
 @dataclass(frozen=True)
@@ -56,12 +78,12 @@ def make_body(
     return body if max_tokens is None else {**body, "max_tokens": max_tokens}
 
 
-def read_completion(response: httpx.Response, digest: str) -> Completion:
+def read_completion(reply: Reply, digest: str) -> Completion:
     """Read a whole answer that must be this checkpoint's; raises what it stands for otherwise."""
-    if response.is_error:
-        raise refusal(response)
+    if reply.is_error:
+        raise refusal(reply)
     with mapped():
-        answer = response.json()
+        answer = json.loads(reply.body)
         _check_model(answer, digest)
         choice = answer["choices"][0]
         text = choice["message"]["content"] or ""
@@ -77,13 +99,13 @@ def _usage(counts: dict[str, int]) -> Usage:
     return Usage(counts["prompt_tokens"], counts["completion_tokens"])
 
 
-async def read_deltas(response: httpx.Response, digest: str) -> AsyncGenerator[Delta]:
+async def read_deltas(lines: AsyncIterable[bytes], digest: str) -> AsyncGenerator[Delta]:
     """Read the event stream; one that ends without its `[DONE]` broke off."""
-    async for line in response.aiter_lines():
-        if not line.startswith("data:"):
+    async for line in lines:
+        if not line.startswith(b"data:"):
             continue
-        data = line.removeprefix("data:").strip()
-        if data == "[DONE]":
+        data = line.removeprefix(b"data:").strip()
+        if data == b"[DONE]":
             return
         event = json.loads(data)
         if "error" in event:
@@ -96,26 +118,26 @@ async def read_deltas(response: httpx.Response, digest: str) -> AsyncGenerator[D
     raise Broken("The engine broke off while answering.")
 
 
-def refusal(response: httpx.Response) -> DomainError:
+def refusal(reply: Reply) -> DomainError:
     """Make the error for a refused question."""
-    message = message_of(response)
-    if response.status_code in (400, 413, 422):
+    message = message_of(reply)
+    if reply.status in (400, 413, 422):
         return Invalid(f"The engine refused the question: {message}")
-    if response.status_code in (429, 503):
+    if reply.status in (429, 503):
         error = Unavailable(FULL)
         with suppress(ValueError):
-            error.retry_after_s = max(1, int(response.headers.get("Retry-After", "1")))
+            error.retry_after_s = max(1, int(reply.headers.get("Retry-After", "1")))
         return error
     return Unavailable(f"The engine can't answer now: {message}")
 
 
-def message_of(response: httpx.Response) -> str:
+def message_of(reply: Reply) -> str:
     """Read an error in OpenAI's form, in vLLM's older flat one, or as plain text."""
     try:
-        error = response.json()
+        error = json.loads(reply.body)
         return str(error.get("error", error)["message"])
     except (ValueError, KeyError, TypeError, AttributeError):
-        return response.text[:300] or f"status {response.status_code}"
+        return reply.body[:300].decode(errors="replace") or f"status {reply.status}"
 
 
 @contextmanager
@@ -123,13 +145,11 @@ def mapped() -> Iterator[None]:
     """Turn what a connection or an odd answer raises into one of our errors."""
     try:
         yield
-    except (httpx.ConnectError, httpx.ConnectTimeout):
+    except UNREACHABLE:
         raise Unreachable from None
-    except httpx.PoolTimeout:
-        raise Unavailable(FULL) from None
-    except httpx.TimeoutException:
+    except (httpx.TimeoutException, TimeoutError):
         raise Broken("The engine took too long to answer.") from None
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, aiohttp.ClientError) as error:
         raise Broken(f"The connection to the engine broke: {error!r}.") from error
     except (ValueError, LookupError, TypeError) as error:
         raise Unavailable("The engine sent something that is no chat answer.") from error

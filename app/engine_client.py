@@ -3,14 +3,19 @@
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import httpx
 
 from app.engine_answers import (
+    UNREACHABLE,
     Completion,
     Delta,
+    Reply,
     make_body,
     mapped,
     message_of,
@@ -40,16 +45,18 @@ class EngineClient:
     def __init__(self, url: str, timeout_s: float, pushes_from: Path | None = None) -> None:
         self._pushes_from = pushes_from
         self._pushing = asyncio.Lock()
-        limits = httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
-        pooled = httpx.Limits(max_connections=1000, max_keepalive_connections=50)
+        self._url = url.rstrip("/")
+        self._timeout_s, self._connect_s = timeout_s, min(timeout_s, CONNECT_TIMEOUT_S)
+        self._session: aiohttp.ClientSession | None = None
         # The rarer sync calls each take a new connection, which can't be stale.
         fresh = httpx.Limits(max_keepalive_connections=0)
-        self._async = httpx.AsyncClient(base_url=url, timeout=limits, limits=pooled)
+        limits = httpx.Timeout(timeout_s, connect=self._connect_s)
         self._sync = httpx.Client(base_url=url, timeout=limits, limits=fresh)
 
     async def aclose(self) -> None:
         """Close every connection, from the event loop that `complete` and `stream` ran in."""
-        await self._async.aclose()
+        if self._session:
+            await self._session.close()
         self._sync.close()
 
     def close(self) -> None:
@@ -66,12 +73,8 @@ class EngineClient:
         """Answer a chat, greedily at temperature 0; the engine limits what `max_tokens` doesn't."""
         body = make_body(digest, messages, max_tokens, temperature)
         with mapped():
-            response = await self._ask(digest, body)
-            try:
-                await response.aread()
-            finally:
-                await response.aclose()
-            return read_completion(response, digest)
+            async with await self._ask(digest, body) as response:
+                return read_completion(await _whole(response), digest)
 
     async def stream(
         self,
@@ -84,42 +87,53 @@ class EngineClient:
         body = make_body(digest, messages, max_tokens, temperature)
         body |= {"stream": True, "stream_options": {"include_usage": True}}
         with mapped():
-            response = await self._ask(digest, body)
-            try:
-                if response.is_error:
-                    await response.aread()
-                    raise refusal(response)
-                async with aclosing(read_deltas(response, digest)) as deltas:
+            async with await self._ask(digest, body) as response:
+                if not response.ok:
+                    raise refusal(await _whole(response))
+                async with aclosing(read_deltas(response.content, digest)) as deltas:
                     async for delta in deltas:
                         yield delta
-            finally:
-                await response.aclose()
 
-    async def _ask(self, digest: str, body: dict[str, Any]) -> httpx.Response:
+    async def _ask(self, digest: str, body: dict[str, Any]) -> aiohttp.ClientResponse:
         """Send a chat; to a vLLM that has forgotten the adapter, push it and send once more."""
         response = await self._send(body)
-        if response.status_code != 404 or self._pushes_from is None:
+        if response.status != 404 or self._pushes_from is None:
             return response
-        await response.aclose()
+        response.close()
         async with self._pushing:  # of many questions that find it absent, one pushes
             await asyncio.to_thread(self.load, digest, str(self._pushes_from / digest))
         return await self._send(body)
 
-    async def _send(self, body: dict[str, Any]) -> httpx.Response:
+    async def _send(self, body: dict[str, Any]) -> aiohttp.ClientResponse:
         """Send a chat and return when the answer starts; once more if the connection was stale."""
-        connected: list[str] = []
-
-        async def trace(event: str, _info: object) -> None:
-            if event == "connection.connect_tcp.started":
-                connected.append(event)
-
-        request = self._async.build_request("POST", CHAT, json=body, extensions={"trace": trace})
+        self._session = session = self._session or self._open()
+        connected: list[bool] = []
+        send = partial(session.post, self._url + CHAT, json=body, allow_redirects=False)
         try:
-            return await self._async.send(request, stream=True)
-        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+            return await send(trace_request_ctx=connected)
+        except UNREACHABLE:
+            raise
+        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
             if connected:  # a new connection broke: the engine died on this very question
                 raise
-            return await self._async.send(request, stream=True)
+            return await send()
+
+    def _open(self) -> aiohttp.ClientSession:
+        """Open the session of this event loop; a full engine refuses, so it limits nothing."""
+
+        async def note(_session: object, context: SimpleNamespace, _about: object) -> None:
+            if context.trace_request_ctx is not None:
+                context.trace_request_ctx.append(True)
+
+        trace = aiohttp.TraceConfig()
+        trace.on_connection_create_start.append(note)
+        limits = aiohttp.ClientTimeout(sock_connect=self._connect_s, sock_read=self._timeout_s)
+        return aiohttp.ClientSession(
+            timeout=limits,
+            connector=aiohttp.TCPConnector(limit=0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trace_configs=[trace],
+        )
 
     def complete_sync(
         self,
@@ -137,10 +151,10 @@ class EngineClient:
         if self._pushes_from is not None and not Path(path, ADAPTER).is_file():
             return  # vLLM's root, which it was started with, or nothing: the answers will tell
         body = {"lora_name": digest, "lora_path": path}
-        response = self._post("/v1/load_lora_adapter", body, timeout=LOAD_TIMEOUT_S)
+        reply = self._post("/v1/load_lora_adapter", body, timeout=LOAD_TIMEOUT_S)
         # vLLM answers 400 for an adapter that it has.
-        if response.is_error and "already been loaded" not in message_of(response):
-            raise Unavailable(f"The engine can't load {digest[:12]}: {message_of(response)}")
+        if reply.is_error and "already been loaded" not in message_of(reply):
+            raise Unavailable(f"The engine can't load {digest[:12]}: {message_of(reply)}")
 
     def prove(self, digest: str, path: str) -> None:
         """Have the engine load a checkpoint and answer one question with it."""
@@ -154,6 +168,11 @@ class EngineClient:
         except httpx.HTTPError:
             return False
 
-    def _post(self, path: str, body: dict[str, Any], **options: Any) -> httpx.Response:
+    def _post(self, path: str, body: dict[str, Any], **options: Any) -> Reply:
         with mapped():
-            return self._sync.post(path, json=body, **options)
+            response = self._sync.post(path, json=body, **options)
+            return Reply(response.status_code, response.headers, response.content)
+
+
+async def _whole(response: aiohttp.ClientResponse) -> Reply:
+    return Reply(response.status, response.headers, await response.read())

@@ -1,5 +1,6 @@
 """Questions: ours, and OpenAI's chat completions over the same versions and overlay."""
 
+import asyncio
 import json
 import re
 import time
@@ -33,6 +34,7 @@ from app.schemas.answers import (
 from app.schemas.common import ListOf
 from app.services import answers, attribution, checkpoints, vllm
 from app.services.answers import Bound, Support
+from app.services.attribution import Learned
 
 CURRENT = "current"
 _PINNED = re.compile(r"v(0|[1-9][0-9]{0,8})")
@@ -54,10 +56,16 @@ async def answer_question(
     asked = {"/question": body.question}
     bound = await run_in_threadpool(_bind, database, settings, asked, body.version, max_facts)
     chat = ask(body.question)
-    bound, found = await answers.complete(engine, bound, chat, body.max_tokens)
+    # What may support the answer is looked up while the engine works on it.
+    (bound, found), proposed = await asyncio.gather(
+        answers.complete(engine, bound, chat, body.max_tokens),
+        run_in_threadpool(_propose, database, bound, body.question),
+    )
     answer = found.text.strip()
     facts = bound.facts
-    if bound.version and not facts:  # the base model has learned nothing
+    if not facts and proposed is not None:
+        facts = attribution.choose(body.question, answer, proposed)
+    elif not facts:
         facts = await run_in_threadpool(_support, database, bound, body.question, answer)
     told = AnswerOut(
         id=new_id("answer"),
@@ -129,6 +137,13 @@ def _bind(
     with database.reading() as session:
         vllm.check_texts(session, settings, texts)
         return answers.bind(session, question, version=version, max_facts=max_facts)
+
+
+def _propose(database: Database, bound: Bound, question: str) -> list[Learned] | None:
+    if bound.facts:  # mostly they answer, and nothing else is asked for
+        return None
+    with database.reading() as session:
+        return attribution.propose(session, question, bound.version)
 
 
 def _support(database: Database, bound: Bound, question: str, answer: str) -> tuple[Support, ...]:

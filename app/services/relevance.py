@@ -154,6 +154,21 @@ def score(question: Text, fact: Text) -> float:
     return found if enough else 0.0
 
 
+def may_do_without_names(question: Text) -> bool:
+    """Say whether a fact can fit that has none of the question's names: by very many plain words.
+
+    Of those it then needs more than the names weigh against them.
+    """
+    weight = NAME_WEIGHT * len(question.names)
+    return len(question.plain) >= MIN_SCORE_WITHOUT_NAME * (weight + len(question.plain))
+
+
+def indispensable(name: Sequence[str]) -> list[str]:
+    """Return a few of a name's words, the longest; what has none of them hasn't enough of it."""
+    spare = math.floor((1 - MIN_SHARE_OF_NAME) * len(name) + 1e-9)
+    return sorted(name, key=len, reverse=True)[: spare + 1]
+
+
 def stem(word: str) -> str:
     """Return the beginning that every form of the word has."""
     return word[: max(MIN_STEM, math.ceil(len(word) * MIN_SHARED_STEM))]

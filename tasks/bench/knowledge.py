@@ -30,6 +30,12 @@ RATES = {
 # The update alone is looked at: nothing defends what was known, and no decay hides a later best.
 ALONE = {"replay_share": 0.0, "kl_weight": 0.0, "decay_share": 0.0}
 INVENTED_SEED = 50_000
+OBJECTIVES: tuple[ObjectiveName | Literal["tokens"], ...] = (
+    "masked",
+    "tokens",
+    "causal",
+    "diffusion",
+)
 
 
 @dataclass(frozen=True)
@@ -38,10 +44,11 @@ class Plan:
 
     model: str = "starter"
     revision: str = ""
+    sibling: str = "starter-diffusion"  # what the objective `diffusion` teaches
     facts: Path | None = None
     invented: int = 60
     reference: Path | None = None
-    objectives: tuple[ObjectiveName | Literal["tokens"], ...] = ("masked", "tokens", "causal")
+    objectives: tuple[ObjectiveName | Literal["tokens"], ...] = OBJECTIVES
     paraphrases: tuple[Paraphrases, ...] = ("none", "same", "permuted")
     methods: tuple[MethodName, ...] = ("full", "lora")
     seeds: int = 3
@@ -77,7 +84,10 @@ def run(plan: Plan, out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     subjects = _subjects(plan, out)
     ground = open_ground(out, plan.model, plan.revision, plan.reference, plan.kept)
-    settings = describe(plan, ground.digest, facts=_digest(subjects))
+    sibling = ground
+    if "diffusion" in plan.objectives:
+        sibling = open_ground(out, plan.sibling, "", plan.reference, plan.kept)
+    settings = describe(plan, ground.digest, facts=_digest(subjects), sibling=sibling.digest)
     ledger = Ledger(out / "knowledge.jsonl", settings)
     arms = [arm for arm in all_arms(plan.objectives, plan.paraphrases, plan.methods)
             if _has_texts(arm, subjects)]  # fmt: skip
@@ -95,7 +105,8 @@ def run(plan: Plan, out: Path) -> list[Path]:
         ) -> Cell:
             bar.update(task, description=key)
             recipe = settings_of(arm, {**ALONE, **plan.recipe}, lr, epochs, seed)
-            done = ledger.get_or_run(key, lambda: run_cell(ground, arm, facts, recipe))
+            taught = sibling if arm.objective == "diffusion" else ground
+            done = ledger.get_or_run(key, lambda: run_cell(taught, arm, facts, recipe))
             bar.advance(task)
             return done
 

@@ -18,6 +18,7 @@ def main() -> None:
     made = commands.add_parser("build", help="train a starter model")
     made.add_argument("--out", type=Path, default=Path("app/lm/starter"))
     made.add_argument("--work", type=Path, help="where the run's state is kept")
+    made.add_argument("--architecture", choices=("causal", "diffusion"), default="causal")
     made.add_argument("--quick", action="store_true", help="a tiny model in under a minute")
     made.add_argument("--tokens", type=float)
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -35,7 +36,7 @@ def main() -> None:
     asked.add_argument("--overlay", type=int, default=0, help="so many statements in context")
     options = parser.parse_args()
     if options.command == "build":
-        keys = ("work", "quick", "tokens", "device", "begin", "resume", "slice_s")
+        keys = ("work", "architecture", "quick", "tokens", "device", "begin", "resume", "slice_s")
         build(options.out, **{key: getattr(options, key) for key in keys})
     else:
         evaluate(options)

@@ -12,6 +12,7 @@ from torch.multiprocessing.spawn import spawn
 from transformers import PreTrainedTokenizerFast
 
 from app import prompts
+from app.recipe import Architecture
 from tasks.starter.export import export
 from tasks.starter.items import make_item
 from tasks.starter.lexicon import verbs, words
@@ -22,6 +23,17 @@ from tasks.starter.tokenizer import train_tokenizer
 from tasks.starter.train import start
 
 SHIPPED = Plan()
+# The masked-diffusion sibling begins with the causal model's weights and counts its own tokens.
+DIFFUSION = replace(
+    SHIPPED,
+    architecture="diffusion",
+    tokens=2.4e7,
+    active=((0, 100),),
+    copy_first=1e6,
+    rates=((0, 1.0), (1e7, 0.5), (1.8e7, 0.3)),
+    # Only what is masked teaches, so a text is shown more often before it is known.
+    mix=Mix(stated=(80, 128)),
+)
 QUICK = Plan(
     hidden=64,
     layers=2,
@@ -38,6 +50,7 @@ def build(
     out: Path,
     *,
     work: Path | None = None,
+    architecture: Architecture = "causal",
     quick: bool = False,
     tokens: float | None = None,
     device: str = "cpu",
@@ -55,11 +68,12 @@ def build(
     if not resume:
         shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
-    plan = QUICK if quick else SHIPPED
+    plan = SHIPPED if architecture == "causal" else DIFFUSION
+    plan = replace(QUICK, architecture=architecture) if quick else plan
     plan = replace(plan, tokens=tokens or plan.tokens)
     folder = work / "tokenizer"
     if begin is not None and not folder.exists():
-        take_over(begin, work)
+        take_over(begin, work, architecture)
     if not folder.exists():
         train_tokenizer(tokenizer_texts(2_000 if quick else 40_000)).save_pretrained(folder)
     world = plan.processes if device == "cpu" else 1
@@ -78,14 +92,20 @@ def build(
     return out
 
 
-def take_over(built: Path, work: Path) -> None:
-    """Make the state of a run that goes on where a built model's run ended."""
+def take_over(built: Path, work: Path, architecture: Architecture) -> None:
+    """Make the state of a run that goes on where a built model's run ended.
+
+    Where that model was of the other architecture, the count of steps and tokens begins anew.
+    """
     PreTrainedTokenizerFast.from_pretrained(built).save_pretrained(work / "tokenizer")
     weights = load_file(built / "model.safetensors")
     named = {f"{kind}.{n}": w.float() for kind in ("model", "average") for n, w in weights.items()}
     save_file(named, work / "state.safetensors")
     read = json.loads((built / "manifest.json").read_text())["pretraining"]
-    state = {"step": read["steps"], "spent": 0.0, "tokens": read["tokens"]}
+    config = json.loads((built / "config.json").read_text())
+    same = config.get("is_causal", True) == (architecture == "causal")
+    done = read if same else {"steps": 0, "tokens": 0}
+    state = {"step": done["steps"], "spent": 0.0, "tokens": done["tokens"]}
     (work / "state.json").write_text(json.dumps(state))
 
 

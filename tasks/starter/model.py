@@ -8,14 +8,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from app.recipe import Architecture
 from tasks.starter.stream import Mix
 from tasks.starter.tokenizer import END, MAX_LENGTH, PAD
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides a run besides the data: size, batch, schedule and seed."""
+    """Everything that decides a run besides the data: kind, size, batch, schedule and seed."""
 
+    architecture: Architecture = "causal"
     hidden: int = 256
     layers: int = 4
     feed: int = 704
@@ -55,6 +57,8 @@ def new_model(plan: Plan, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalL
         eos_token_id=tokenizer.convert_tokens_to_ids(END),
         pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
         attn_implementation="sdpa",
+        # Transformers' own switch for attention both ways, which the import goes by.
+        **({} if plan.architecture == "causal" else {"is_causal": False}),
     )
     return LlamaForCausalLM(config)
 

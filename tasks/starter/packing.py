@@ -52,13 +52,15 @@ class Batch:
 class Packer:
     """Fills rows from a pool of waiting samples, the longest that fits first."""
 
-    def __init__(self, draw: Callable[[], Sample], rows: int, pool: int = 96) -> None:
-        self.draw, self.rows, self.pool = draw, rows, pool
+    def __init__(
+        self, draw: Callable[[], Sample], rows: int, *, causal: bool = True, pool: int = 96
+    ) -> None:
+        self.draw, self.rows, self.causal, self.pool = draw, rows, causal, pool
         self.waiting: list[Sample] = []
 
     def batch(self) -> Batch:
         """Return the next batch of `rows` rows."""
-        return collate([self._row() for _ in range(self.rows)])
+        return collate([self._row() for _ in range(self.rows)], causal=self.causal)
 
     def _row(self) -> list[Sample]:
         row: list[Sample] = []
@@ -77,8 +79,8 @@ class Packer:
             room -= len(row[-1].ids)
 
 
-def collate(rows: list[list[Sample]]) -> Batch:
-    """Lay samples out in rows of WIDTH tokens with their block-diagonal causal mask."""
+def collate(rows: list[list[Sample]], *, causal: bool) -> Batch:
+    """Lay samples out in rows of WIDTH tokens with their block-diagonal mask."""
     shape = (len(rows), WIDTH)
     ids, positions = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
     owner = torch.full(shape, -1)
@@ -89,17 +91,17 @@ def collate(rows: list[list[Sample]]) -> Batch:
     for y, row in enumerate(rows):
         x = 0
         for number, sample in enumerate(row):
-            size, count = len(sample.ids), len(sample.ids) - sample.start
+            size, count = len(sample.ids), len(sample.labels)
             ids[y, x : x + size] = torch.tensor(sample.ids)
             positions[y, x : x + size] = torch.arange(size)
             owner[y, x : x + size] = number
-            first = y * WIDTH + x + sample.start - 1
             tasks[sample.task] += range(len(at), len(at) + count)
-            at += range(first, first + count)
-            labels += sample.ids[sample.start :]
+            at += [y * WIDTH + x + place for place in sample.at]
+            labels += sample.labels
             weights += [WEIGHTS.get(sample.task, ANSWER_WEIGHT)] * count
             x += size
-    mask = (owner[:, None, :, None] == owner[:, None, None, :]).tril()
+    mask = owner[:, None, :, None] == owner[:, None, None, :]
+    mask = mask.tril() if causal else mask
     # Few shapes mean few compilations; what is added weighs nothing.
     spare = -len(at) % STEP
     at, labels, weights = at + [0] * spare, labels + [0] * spare, weights + [0.0] * spare

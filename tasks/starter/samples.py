@@ -1,6 +1,7 @@
 """Training samples: token ids with a mark on the positions that carry loss."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from random import Random
 
 from tokenizers import Tokenizer
@@ -15,11 +16,17 @@ from tasks.starter.tokenizer import END, MASK
 
 @dataclass(frozen=True)
 class Sample:
-    """One document: ids, the index from which every token is a target, and its task."""
+    """One document: ids, the places that predict something, what each predicts, and its task."""
 
     ids: list[int]
-    start: int
+    at: Sequence[int]
+    labels: list[int]
     task: str
+
+
+def following(ids: list[int], start: int, task: str) -> Sample:
+    """Make a sample of which every token from `start` on is predicted by the one before it."""
+    return Sample(ids, range(start - 1, len(ids) - 1), ids[start:], task)
 
 
 class Encoder:
@@ -58,12 +65,16 @@ class Encoder:
 
     def plain(self, text: str) -> Sample:
         """Make a document without roles; every token is a target."""
-        return Sample([*self.encode(text), self.end], 1, "plain")
+        return following([*self.encode(text), self.end], 1, "plain")
 
     def reply(self, user: list[int], answer: list[int], task: str) -> Sample:
         """Make a chat of two turns; the answer and its end token are targets."""
-        head = [self.user, *user, self.end, self.assistant]
-        return Sample([*head, *answer, self.end], len(head), task)
+        head = self.head(user)
+        return following([*head, *answer, self.end], len(head), task)
+
+    def head(self, user: list[int]) -> list[int]:
+        """Return a chat's first turn, up to where the answer begins."""
+        return [self.user, *user, self.end, self.assistant]
 
     def ask(self, question: str, answer: str, task: str, notes: list[str] | None = None) -> Sample:
         """Make a question with its answer, with notes in context where given."""
@@ -75,10 +86,19 @@ class Encoder:
         content = prompts.write_question(text, answer)[0]["content"]
         return self.reply(self.encode(content), self.encode(question), "write")
 
-    def demask(self, ids: list[int], hidden: list[bool], task: str = "demask") -> Sample:
+    def copy(self, ids: list[int], rng: Random) -> Sample:
+        """Make a chat whose reply repeats what the prompt shows nearly all of."""
+        hidden = token_masks(rng, len(ids), 0.0, 0.15)
+        return replace(self.demask(ids, hidden), task="copy")
+
+    def demask(self, ids: list[int], hidden: list[bool]) -> Sample:
         """Make a demasking chat from a text's ids and a mark on the ids to hide."""
-        seen = [self.mask if hide else i for i, hide in zip(ids, hidden, strict=True)]
-        return self.reply([*seen, *self.recover], [*self.recovered, *ids], task)
+        seen = self.hide(ids, hidden)
+        return self.reply([*seen, *self.recover], [*self.recovered, *ids], "demask")
+
+    def hide(self, ids: list[int], hidden: list[bool]) -> list[int]:
+        """Put the mask in place of hidden ids."""
+        return [self.mask if hide else i for i, hide in zip(ids, hidden, strict=True)]
 
     def infill(self, ids: list[int], gap: range, cut: range = range(0)) -> Sample:
         """Make an infilling chat: one mask stands for a run of ids, the reply is that run alone.

@@ -146,7 +146,7 @@ class Stream:
             item = rng.random() < 0.5
             text = make_item(rng, wordings=1).texts[0] if item else samples.salad(rng)
             ids = self.encoder.encode(text)
-        return self.encoder.demask(ids, samples.token_masks(rng, len(ids), 0.0, 0.15), "copy")
+        return self.encoder.copy(ids, rng)
 
     def _write(self) -> Sample:
         item = make_item(self.rng, wordings=1)

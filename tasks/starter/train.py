@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from tasks.starter.inplace import InPlace
 from tasks.starter.model import Plan, losses, new_model, optimizers
 from tasks.starter.packing import Packer
 from tasks.starter.samples import Encoder, Sample
@@ -44,8 +45,10 @@ class Trainer:
         if (out / "state.json").exists():
             self._restore()
         seed = plan.seed * 1_000_003 + self.step * 101 + rank
-        self.stream = Stream(Encoder(tokenizer), plan.mix, plan.active[0][1] // world, seed)
-        self.packer = Packer(self._draw, plan.rows)
+        causal = plan.architecture == "causal"
+        encoder = Encoder(tokenizer) if causal else InPlace(tokenizer, seed)
+        self.stream = Stream(encoder, plan.mix, plan.active[0][1] // world, seed)
+        self.packer = Packer(self._draw, plan.rows, causal=causal)
         self.recent: dict[str, list[float]] = {}
 
     def run(self, stop_after_s: float | None = None) -> None:

@@ -54,6 +54,30 @@ def test_the_right_fact_comes_first(database):
     assert find(database, QUESTION, "Yes.") == find(database, QUESTION, "Torrim Vale") == []
 
 
+def test_what_is_looked_up_before_the_answer_finds_the_same(database):
+    long = "Kestrel Bay Rowing and Sailing Club of Torrim Vale"
+    facts = [json.loads(line) for line in EXAMPLES.read_text().splitlines()]
+    texts = [*(fact["text"] for fact in facts), f"{long} opened in 1931.", FACT]
+    with database.transaction() as session:
+        learn_all(session, texts, 1)
+    probes = [probe for fact in facts for probe in fact["probes"]]
+    asked = [(probe["question"], answer) for probe in probes for answer in probe["answers"]]
+    asked += [(QUESTION, "Orla Venn"), ("When did Kestrel Bay Rowing Club open?", "In 1931.")]
+    early = supported = 0
+    for question, answer in asked:
+        with database.reading() as session:
+            proposed = attribution.propose(session, question, 1)
+            found = attribution.find(session, question, answer, 1)
+        if proposed is not None:
+            early += 1
+            assert attribution.choose(question, answer, proposed) == found
+            supported += bool(found)
+    assert early >= len(asked) // 3
+    assert supported >= 0.9 * early
+    with database.reading() as session:
+        assert attribution.propose(session, "who is the mayor of torrim vale?", 1) is None
+
+
 def test_it_names_the_version_that_learned(client, engine, versions, database):
     engine.loaded.update(versions.values())
     with database.transaction() as session:
