@@ -33,13 +33,11 @@ def knowledge(
     revision: Revision = "",
     sibling: Annotated[
         str, typer.Option(help="Masked-diffusion model that `diffusion` teaches.")
-    ] = "starter-diffusion",
+    ] = "",
     facts: Facts = None,
     invented: Annotated[int, typer.Option(min=3, help="How many to invent.")] = 60,
     reference: Reference = None,
-    objectives: Annotated[
-        str, typer.Option(help="With commas.")
-    ] = "masked,tokens,causal,diffusion",
+    objectives: Annotated[str, typer.Option(help="With commas.")] = "masked,tokens,causal",
     paraphrases: Annotated[str, typer.Option(help="With commas.")] = "none,same,permuted",
     methods: Annotated[str, typer.Option(help="With commas.")] = "full,lora",
     seeds: Seeds = 3,

@@ -16,7 +16,6 @@ from app.errors import DomainError, Invalid, NotFound
 from app.lm import store as stores
 
 STARTER = Path(__file__).parent / "starter"
-SHIPPED = {"starter": STARTER, "starter-diffusion": STARTER.with_name("starter-diffusion")}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")
 _REVISION = re.compile(r"[0-9a-f]{40}\Z")
 _WANTED = [
@@ -34,7 +33,7 @@ _WANTED = [
 
 
 def import_base(store: Path, model: str, revision: str = "") -> str:
-    """Import a shipped model, a local folder or a hub model; return its digest.
+    """Import ``starter``, a local folder or a hub model; return its digest.
 
     The same files always give the same digest. A hub model is downloaded only when it is named by
     its id, with ``revision`` a commit hash. ``Invalid`` says in a sentence what can't be imported;
@@ -67,10 +66,10 @@ def import_base(store: Path, model: str, revision: str = "") -> str:
 
 def _find(model: str, revision: str) -> tuple[Path, str]:
     """Return the model's folder, and where it is from as the manifest records it."""
-    if model in SHIPPED:
-        if not SHIPPED[model].is_dir():
-            raise Invalid(f"This installation has no {model} model: name a folder or a hub id.")
-        return SHIPPED[model], model
+    if model == "starter":
+        if not STARTER.is_dir():
+            raise Invalid("This installation has no starter model: name a folder or a hub id.")
+        return STARTER, "starter"
     if Path(model).is_dir():
         return Path(model), "folder"
     if not _HUB_ID.match(model):
@@ -124,9 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Import the named model and print one JSON line; on an error one sentence and status 2."""
     parser = argparse.ArgumentParser(prog="python -m app.lm.base", description=__doc__)
     parser.add_argument("--store", type=Path, required=True, help="checkpoint store's folder")
-    parser.add_argument(
-        "--model", default="starter", help=f"{', '.join(SHIPPED)}, a folder, or a hub id"
-    )
+    parser.add_argument("--model", default="starter", help="starter, a folder, or a hub id")
     parser.add_argument("--revision", default="", help="commit hash that pins a hub model")
     given = parser.parse_args(arguments)
     try:

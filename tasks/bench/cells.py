@@ -42,8 +42,8 @@ def open_ground(
 ) -> Ground:
     """Import the model and read what it must not forget, of which ``kept`` questions are asked."""
     digest = base.import_base(out / "store", model, revision)
-    if reference is None and model in base.SHIPPED:
-        reference = base.SHIPPED[model] / "reference.jsonl"
+    if reference is None and model == "starter":
+        reference = base.STARTER / "reference.jsonl"
     lines = reference.read_bytes().splitlines() if reference else []
     rows = [Reference.model_validate_json(line) for line in lines]
     exams = [row for row in rows if row.part == "exam"][:kept]

@@ -30,12 +30,6 @@ RATES = {
 # The update alone is looked at: nothing defends what was known, and no decay hides a later best.
 ALONE = {"replay_share": 0.0, "kl_weight": 0.0, "decay_share": 0.0}
 INVENTED_SEED = 50_000
-OBJECTIVES: tuple[ObjectiveName | Literal["tokens"], ...] = (
-    "masked",
-    "tokens",
-    "causal",
-    "diffusion",
-)
 
 
 @dataclass(frozen=True)
@@ -44,11 +38,11 @@ class Plan:
 
     model: str = "starter"
     revision: str = ""
-    sibling: str = "starter-diffusion"  # what the objective `diffusion` teaches
+    sibling: str = ""  # the masked-diffusion model that the objective `diffusion` teaches
     facts: Path | None = None
     invented: int = 60
     reference: Path | None = None
-    objectives: tuple[ObjectiveName | Literal["tokens"], ...] = OBJECTIVES
+    objectives: tuple[ObjectiveName | Literal["tokens"], ...] = ("masked", "tokens", "causal")
     paraphrases: tuple[Paraphrases, ...] = ("none", "same", "permuted")
     methods: tuple[MethodName, ...] = ("full", "lora")
     seeds: int = 3
@@ -75,6 +69,8 @@ def plan_of(given: dict[str, Any]) -> Plan:
     """Check what was asked for; Stop names what can't be."""
     plan = parse(Plan, given)
     parse(Recipe, {**ALONE, **plan.recipe})
+    if "diffusion" in plan.objectives and not plan.sibling:
+        raise Stop("sibling: name the masked-diffusion model that `diffusion` teaches.")
     return plan
 
 

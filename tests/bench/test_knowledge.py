@@ -12,6 +12,7 @@ from app.cli.main import main
 from app.lm.chat import encode_text
 from app.lm.loading import Bundle
 from app.recipe import Recipe
+from tasks.bench import knowledge
 from tasks.bench.arms import Arm, budget
 from tasks.bench.experiment import Ledger, interval
 from tasks.bench.knowledge import choose
@@ -78,6 +79,18 @@ def test_an_experiment_reports_and_goes_on_where_it_was(
     assert bench(monkeypatch, *options, "--recipe", '{"weight_decay": 0.1}') == 1
     assert "another experiment's results" in capsys.readouterr().err
     assert (out / "knowledge.jsonl").read_text().splitlines() == again
+
+
+def test_diffusion_teaches_the_sibling(tmp_path: Path) -> None:
+    given = {**knowledge.QUICK, "facts": facts_file(tmp_path), "paraphrases": ("none",)}
+    given |= {"model": make_tiny_model(tmp_path / "model", "llama"), "objectives": ("diffusion",)}
+    with pytest.raises(Stop, match="sibling"):
+        knowledge.plan_of({**given, "model": str(given["model"])})
+    sibling = make_tiny_model(tmp_path / "sibling", "llama", diffusion=True)
+    given |= {"model": str(given["model"]), "sibling": str(sibling)}
+    report, *_ = knowledge.run(knowledge.plan_of(given), tmp_path / "out")
+    for arm in ("diffusion/none/full", "copy/none/full"):
+        assert f"| {arm} |" in report.read_text()
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,16 @@ def test_a_build_goes_on_from_a_built_model(tmp_path: Path) -> None:
     assert (first / "tokenizer.json").read_bytes() == (second / "tokenizer.json").read_bytes()
 
 
+def test_a_diffusion_model_begins_with_a_causal_one(tmp_path: Path) -> None:
+    first = build(tmp_path / "first", quick=True, tokens=2e4)
+    out = build(tmp_path / "out", architecture="diffusion", quick=True, tokens=1e4, begin=first)
+    assert AutoModelForCausalLM.from_pretrained(out).config.is_causal is False
+    assert json.loads((out / "manifest.json").read_text())["pretraining"]["tokens"] < 2e4
+    bundle = open_base(out)
+    assert bundle.manifest.architecture == "diffusion"
+    assert len(answer(bundle, [Question("Who?", "", "forward")])) == 1
+
+
 def test_an_update_by_the_trainer_changes_the_weights(tmp_path: Path) -> None:
     bundle = open_base(build(tmp_path / "model", quick=True, tokens=2e4))
     embedding = bundle.model.model.embed_tokens.weight
