@@ -45,6 +45,9 @@ class Settings(BaseSettings):
     batch_facts: int = Field(64, ge=1, description="Waiting facts that open an update")
     batch_wait_s: float = Field(30.0, ge=0, description="Age of the oldest that opens one, seconds")
     batch_cap: int = Field(256, ge=1, description="Most facts in one update")
+    consolidate_after: int = Field(
+        32, ge=1, description="Updates of one adapter after which it is merged into its root"
+    )
     tick_s: float = Field(1.0, gt=0, description="The worker's look at the database, seconds")
     lease_s: float = Field(60.0, gt=0, description="An update's lease, seconds")
     heartbeat_s: float = Field(10.0, gt=0, description="The lease is renewed this often, seconds")

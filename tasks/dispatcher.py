@@ -15,7 +15,16 @@ from app.crash import crash_point
 from app.db import Database
 from app.lm.disposal import discard, list_digests
 from app.models import Update
-from app.services import disposal, health, idempotency, rebuilds, runs, updates, vllm
+from app.services import (
+    consolidations,
+    disposal,
+    health,
+    idempotency,
+    rebuilds,
+    runs,
+    updates,
+    vllm,
+)
 from tasks.supervisor import Supervisor
 
 LOOKS_PER_CLEARING = 60
@@ -111,9 +120,16 @@ class Dispatcher:
             return None
         if (opened := self._open_rebuild(session)) is not None:
             return opened
+        if (opened := self._open_consolidation(session)) is not None:
+            return opened
         due = updates.is_due(session, facts=settings.batch_facts, wait_s=settings.batch_wait_s)
         recipe = vllm.fit_recipe(settings)
         return updates.open_oldest(session, settings.batch_cap, recipe) if due else None
+
+    def _open_consolidation(self, session: Session) -> Update | None:
+        if self._settings.engine_kind == "vllm":  # it would have to be started anew
+            return None
+        return consolidations.open_due(session, self._settings.consolidate_after)
 
     def _open_rebuild(self, session: Session) -> Update | None:
         state = rebuilds.read_state(session)

@@ -26,7 +26,7 @@ from app.lm import store
 from app.lm.disposal import size_of
 from app.models import Update
 from app.models.base import JsonObject
-from app.services import jobs, publishing, runs
+from app.services import consolidations, jobs, publishing, runs
 from app.services.jobs import Job
 from app.services.publishing import Candidate
 from app.services.results import Result
@@ -76,7 +76,7 @@ class Supervisor:
         try:
             with self.database.reading() as session:
                 job = jobs.collect(session, run)
-            if job.facts:
+            if job.facts or job.kind == consolidations.KIND:
                 self._write_job(run, folder, job)
                 crash_point("prepared")
                 result = self._train(run, lease, folder)

@@ -50,6 +50,20 @@ def rebuild(
             finish(client, update)
 
 
+@app.command()
+def consolidate(
+    ctx: typer.Context,
+    activation: Annotated[str, typer.Option(help="auto, manual or never.")] = "auto",
+    watch: Annotated[bool, typer.Option("--watch", help="Show its progress.")] = False,
+) -> None:
+    """Merge the current adapter into its root now."""
+    with connect(ctx) as client:
+        update = client.start_consolidation(activation=activation)
+        out.print(f"{update.id} {update.status}")
+        if watch:
+            finish(client, update)
+
+
 @app.command("list")
 def list_updates(
     ctx: typer.Context,

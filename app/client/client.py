@@ -114,6 +114,11 @@ class AlmanacClient:
         body = {"kind": "rebuild", "activation": activation}
         return Update.model_validate(self._post("/v1/updates", body))
 
+    def start_consolidation(self, *, activation: str = "auto") -> Update:
+        """Start merging the current adapter into its root."""
+        body = {"kind": "consolidate", "activation": activation}
+        return Update.model_validate(self._post("/v1/updates", body))
+
     def get_update(self, update_id: str) -> Update:
         """Read one update."""
         return Update.model_validate(self._get(f"/v1/updates/{update_id}"))

@@ -25,7 +25,7 @@ from app.errors import Invalid
 from app.models import Event
 from app.schemas.common import ListOf
 from app.schemas.updates import EventOut, UpdateIn, UpdateOut, UpdateQuery, updates_out
-from app.services import rebuilds, recipes, updates, vllm
+from app.services import consolidations, rebuilds, recipes, updates, vllm
 from app.services.audit import Actor
 
 LOOK_S = 0.3  # how often a stream looks for new events
@@ -49,16 +49,18 @@ def open_update(
     once: OnceDep,
     body: UpdateIn | None = None,
 ) -> Response:
-    """Train pending facts, or rebuild without withdrawn ones, now instead of when it is due."""
+    """Train pending facts, rebuild without withdrawn ones or merge an adapter, now."""
     body = body or UpdateIn()
-    if body.kind == "rebuild" and body.fact_ids is not None:
-        raise Invalid("A rebuild chooses its facts itself.", pointer="/fact_ids")
+    if body.kind != "learn" and body.fact_ids is not None:
+        raise Invalid(f"A {body.kind} is given no facts.", pointer="/fact_ids")
 
     def work() -> tuple[int, UpdateOut]:
+        vllm.check_kind(settings, body.kind)
         recipe = vllm.fit_recipe(settings, body.recipe)
         vllm.check_recipe(settings, recipes.choose(session, recipe))
-        if body.kind == "rebuild":
-            update, created = rebuilds.open_now(session, actor, recipe, body.activation), True
+        if body.kind != "learn":
+            opener = rebuilds if body.kind == "rebuild" else consolidations
+            update, created = opener.open_now(session, actor, recipe, body.activation), True
         else:
             update, created = updates.open_update(
                 session,

@@ -19,8 +19,10 @@ Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 class UpdateIn(Input):
     """An update to open; without `fact_ids`, of what is pending, oldest first."""
 
-    kind: Literal["learn", "rebuild"] = Field(
-        "learn", description="rebuild: without what was withdrawn; it chooses its facts itself"
+    kind: Literal["learn", "rebuild", "consolidate"] = Field(
+        "learn",
+        description="rebuild: without what was withdrawn; it chooses its facts itself."
+        " consolidate: the current adapter is merged into its root; it has no facts",
     )
     fact_ids: list[FactId] | None = Field(None, min_length=1, max_length=10_000)
     recipe: Recipe | None = Field(

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from app.crash import crash_point
 from app.errors import Conflict
 from app.models import Checkpoint, Fact, Probe, Proof, Update, UpdateFact
-from app.services import activations, audit, controls, rebuilds, runs, updates
+from app.services import activations, audit, consolidations, controls, rebuilds, runs, updates
 from app.services.activations import CurrentMoved
 from app.services.audit import Actor
 from app.services.results import ProvenFact, Result, Verdict
@@ -39,7 +39,8 @@ def publish(session: Session, run: Run, candidate: Candidate) -> Update | None:
     if locked is None:
         return None
     training = runs.training_facts(session, locked.id)
-    if locked.cancel_requested or not training:
+    teaches = locked.kind != consolidations.KIND
+    if locked.cancel_requested or (teaches and not training):
         updates.cancel(session, locked)
         return locked
     result = candidate.result
@@ -59,7 +60,7 @@ def publish(session: Session, run: Run, candidate: Candidate) -> Update | None:
     crash_point("judging")
     reasons = [*result.verdict.reasons, *_explain(asked)]
     verdict = result.verdict.model_copy(update={"reasons": reasons})
-    if verdict.outcome == "activate" and not learned:
+    if verdict.outcome == "activate" and teaches and not learned:
         verdict = Verdict(outcome="hold", reasons=[*reasons, "nothing_learned"])
     _end(session, locked, verdict, checkpoint.version, candidate.unserved, len(learned))
     crash_point("activating")

@@ -147,7 +147,7 @@ def fail(session: Session, run: Run, error: JsonObject) -> Update | None:
         return None
     locked.attempt += 1
     facts = training_facts(session, locked.id)
-    if locked.cancel_requested or not facts:
+    if locked.cancel_requested or (not facts and locked.kind != "consolidate"):
         updates.cancel(session, locked)
         return locked
     shown = {"type": error["type"], "detail": error["detail"]}

@@ -143,6 +143,8 @@ def retry(session: Session, actor: Actor, update_id: str) -> Update:
         raise Conflict(f"Update {update_id} is {failed.status}; only a failed one can be retried.")
     if failed.kind == "rebuild":
         raise Conflict(f"Rebuild {update_id} is continued by a smaller one.")
+    if failed.kind == "consolidate":
+        raise Conflict("A consolidation has no facts to try again: open another one.")
     ids = session.scalars(
         select(Fact.id)
         .join(UpdateFact, UpdateFact.fact_id == Fact.id)

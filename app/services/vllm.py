@@ -38,6 +38,13 @@ def check_recipe(settings: Settings, recipe: Recipe) -> None:
         raise Invalid(f"vLLM serves ranks up to {most} here.", pointer="/recipe/lora_rank")
 
 
+def check_kind(settings: Settings, kind: str) -> None:
+    """Raise `Invalid` for an update that makes a new root, which vLLM is started with."""
+    if settings.engine_kind == "vllm" and kind == "consolidate":
+        detail = "vLLM can't change its root: start it with the new one instead."
+        raise Invalid(detail, pointer="/kind")
+
+
 def check_texts(session: Session, settings: Settings, texts: Mapping[str, str]) -> None:
     """Raise `Invalid` for the first text, by its JSON pointer, that spells a special token.
 

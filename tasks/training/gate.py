@@ -71,13 +71,13 @@ def wilson(count: int, total: int) -> tuple[float, float]:
 
 
 def judge(recipe: Recipe, found: Evidence) -> Verdict:
-    """Judge a checkpoint by the facts proven of those taught, and by what it forgot."""
+    """Judge a checkpoint by the facts proven of those taught, if any, and by what it forgot."""
     limits = [
         ("older facts", found.older, recipe.max_older_drop),
         ("neighbours", found.neighbours, recipe.max_older_drop),
         ("reference questions", found.reference, recipe.max_reference_drop),
     ]
-    reasons = [f"{found.proven} of {found.facts} facts proven"]
+    reasons = [f"{found.proven} of {found.facts} facts proven"] if found.facts else []
     if found.examples.asked:
         counts = f"{found.examples.before} of {found.examples.asked} right before"
         reasons.append(f"held-out examples: {counts}, {found.examples.after} after")
@@ -88,9 +88,10 @@ def judge(recipe: Recipe, found: Evidence) -> Verdict:
         reasons.append(f"KL to the parent: {found.kl:.3f} nats a token, {limit}")
     reasons += found.contradictions
     beyond = any(sample.loss[0] > most for _, sample, most in limits)
-    if found.proven and not (beyond or moved or found.contradictions):
+    achieved = found.proven or not found.facts
+    if achieved and not (beyond or moved or found.contradictions):
         return Verdict("activate", reasons)
-    if not found.proven and any(sample.loss[0] > HOPELESS * most for _, sample, most in limits):
+    if not achieved and any(sample.loss[0] > HOPELESS * most for _, sample, most in limits):
         return Verdict("reject", reasons)
     return Verdict("hold", reasons)
 

@@ -108,7 +108,7 @@ def read_job(folder: Path) -> Job:
         reference=_rows(folder / "reference.jsonl", Reference),
         controls=_rows(folder / "controls.jsonl", Fact, optional=True),
     )
-    if not job.facts:
+    if not job.facts and job.head.kind != "consolidate":
         raise BadJob("facts.jsonl holds no fact.")
     if len({fact.id for fact in job.facts}) < len(job.facts):
         raise BadJob("facts.jsonl holds a fact twice.")

@@ -25,17 +25,17 @@ class Clock:
     """Seconds spent in each phase; told to the events where a phase starts."""
 
     def __init__(self, events: Events) -> None:
-        self._events = events
+        self.events = events
         self._started: list[tuple[str, float]] = []
 
     def start(self, phase: str) -> None:
         """Enter a phase."""
-        self._events.tell(phase)
+        self.events.tell(phase)
         self._started.append((phase, time.monotonic()))
 
     def tell_asked(self, asked: int, total: int) -> None:
         """Tell how many exams of this phase are done."""
-        self._events.tell(self._started[-1][0], asked=asked, exams=total)
+        self.events.tell(self._started[-1][0], asked=asked, exams=total)
 
     def seconds(self) -> dict[str, float]:
         """Return the seconds of each phase so far."""

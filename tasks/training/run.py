@@ -73,22 +73,33 @@ def _run(job: Job, events: Events, spread: Spread) -> dict[str, Any]:
     exams = set_exams(job, bundle)
     before = answer_all(bundle, exams.all, clock.tell_asked)
     yardstick = drift.record(bundle, drift.texts_of(job.reference))
-    lessons = spread.tell(plan_lessons(job, bundle))
-    trainee = prepare(bundle, recipe, job.head.store)
-    clock.start("training")
-    progress = Progress(events)
-    saved = job.head.state or job.folder
-    state = State(saved, run_name, recipe.save_every_s, progress.steps, spread)
-    train(trainee.bundle, lessons, recipe, on_step=progress, state=state, spread=spread)
-    spread.leave()
+    if job.head.kind == "consolidate":  # an adapter's model, trained in full, is merged
+        trainee, steps = prepare(bundle, recipe, job.head.store), list[Step]()
+    else:
+        trainee, steps = _teach(job, bundle, run_name, clock, spread)
     clock.start("proving")
     trainee.save(folder)
     after = answer_all(trainee.bundle, exams.all, clock.tell_asked)
     kl = None if yardstick is None else drift.measure(trainee.bundle, yardstick)
     result = assess(job, exams, before, after, kl)
-    result["digest"] = seal(job, trainee, folder, progress.steps)
-    result["metrics"] |= measure(progress.steps) | clock.seconds()
+    result["digest"] = seal(job, trainee, folder, steps)
+    result["metrics"] |= measure(steps) | clock.seconds()
     return result
+
+
+def _teach(
+    job: Job, bundle: Bundle, run_name: str, clock: Clock, spread: Spread
+) -> tuple[Trainee, list[Step]]:
+    recipe = job.head.recipe
+    lessons = spread.tell(plan_lessons(job, bundle))
+    trainee = prepare(bundle, recipe, job.head.store)
+    clock.start("training")
+    progress = Progress(clock.events)
+    saved = job.head.state or job.folder
+    state = State(saved, run_name, recipe.save_every_s, progress.steps, spread)
+    train(trainee.bundle, lessons, recipe, on_step=progress, state=state, spread=spread)
+    spread.leave()
+    return trainee, progress.steps
 
 
 def plan_lessons(job: Job, bundle: Bundle) -> Lessons:
@@ -141,6 +152,9 @@ def seal(job: Job, trainee: Trainee, folder: Path, steps: list[Step]) -> str:
 
 def measure(steps: list[Step]) -> dict[str, Any]:
     """Return what the run took and where it ended."""
+    memory = {"peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+    if not steps:
+        return memory
     last = steps[-1]
     return {
         "steps": last.step,
@@ -148,5 +162,5 @@ def measure(steps: list[Step]) -> dict[str, Any]:
         "final_loss": last.loss,
         "final_recall": last.recall,
         "tokens": sum(step.tokens for step in steps),
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        **memory,
     }

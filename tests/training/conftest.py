@@ -112,11 +112,12 @@ def make_job(tmp_path: Path, objects: Path, base: str) -> MakeJob:
         facts: list[dict[str, Any]] = FACTS,
         older: list[dict[str, Any]] = [],  # noqa: B006
         reference: list[dict[str, Any]] = REFERENCE,
+        kind: str = "learn",
         **recipe: Any,
     ) -> Path:
         folder = tmp_path / name
         folder.mkdir()
-        head = {"update_id": "upd_1", "token": 1, "kind": "learn", "threads": 1}
+        head = {"update_id": "upd_1", "token": 1, "kind": kind, "threads": 1}
         head |= {"store": str(objects), "parent": parent}
         head["recipe"] = {"epochs": 2, "lr": 1e-3, **recipe}
         (folder / "job.json").write_text(json.dumps(head))

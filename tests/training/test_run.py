@@ -162,6 +162,31 @@ def test_only_the_weights_that_the_recipe_names_learn(
     assert set(missed) <= {"lm_head."}, "a tied head isn't saved apart"
 
 
+def test_a_consolidation_merges_an_adapter_and_teaches_nothing(
+    make_job: MakeJob, objects: Path
+) -> None:
+    folder = make_job("adapter", method="lora", epochs=4, lr=3e-3)
+    carry_out(folder)
+    adapter = published(objects, folder)
+    older = [{**fact, "part": "exam"} for fact in FACTS]
+    asked = {"kind": "consolidate", "parent": adapter, "facts": [], "older": older}
+    folder = make_job("merged", method="full", **asked)
+    result = carry_out(folder)
+    merged = published(objects, folder)
+    manifest = store.verify(objects, merged)
+    assert (manifest.kind, manifest.root, manifest.parent) == ("full", None, adapter)
+    assert (result["facts"], result["verdict"]["outcome"]) == ([], "activate")
+    assert result["regressions"]["older"]["flipped"] == 0
+    assert result["metrics"]["kl"] < 1e-3
+    assert (folder / "checkpoint" / "metrics.jsonl").read_text().strip() == ""
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.inference_mode():
+        was, now = (load(objects, digest).model(ids).logits for digest in (adapter, merged))
+    torch.testing.assert_close(now, was, rtol=1e-3, atol=1e-3)
+    nothing = carry_out(make_job("nothing", facts=[]))
+    assert nothing["error"]["type"] == "bad_job"
+
+
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_two_runs_write_the_same_bytes(make_job: MakeJob, method: str) -> None:
     digests = {

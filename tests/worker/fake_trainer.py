@@ -2,8 +2,8 @@
 
 While the file ``hold`` lies in the store it tells its step again and again. Words in the facts
 decide the rest: POISON (it dies), UNPROVEN, FORGOTTEN (the gate rejects), MUTE (no events),
-STUBBORN (a control that is still answered). The store's file ``spell`` says, a line each, of which
-text and behind a tab which word it has, too.
+STUBBORN (a control that is still answered). A file ``broken`` in the store kills it. The store's
+file ``spell`` says, a line each, of which text and behind a tab which word it has, too.
 """
 
 import json
@@ -30,10 +30,11 @@ def main(folder: Path) -> None:
     (folder / "trainer.pid").write_text(str(os.getpid()))
     with (folder / "events.jsonl").open("w") as events:
         hold(Path(head["store"]) / "hold", lambda **event: tell(events, "MUTE" in words, event))
-    if "POISON" in words:
+    if "POISON" in words or (Path(head["store"]) / "broken").exists():
         sys.exit("this fact is poison")
     proofs = [prove(fact) for fact in facts]
-    outcome = "activate" if any(proof["proven"] for proof in proofs) else "hold"
+    merges = head["kind"] == "consolidate"
+    outcome = "activate" if merges or any(proof["proven"] for proof in proofs) else "hold"
     result = {
         "status": "succeeded",
         "digest": make_checkpoint(folder, head),

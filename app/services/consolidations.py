@@ -1,0 +1,55 @@
+"""Consolidations: an adapter is merged into its root, and the result is a root of its own.
+
+Each update trains the adapter on; its rank, which bounds what it can hold, stays as it was. Merged,
+all that was learned is kept, and the next update begins with an empty one. Nothing is taught, so no
+facts belong to it: what was learned before is asked again, and the gate judges by that.
+"""
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app.errors import Conflict
+from app.models import Checkpoint, Update
+from app.recipe import Recipe
+from app.services import activations, audit, recipes, updates
+from app.services.audit import SYSTEM, Actor
+
+KIND = "consolidate"
+
+
+def open_now(
+    session: Session, actor: Actor, recipe: Recipe | None = None, activation: str = "auto"
+) -> Update:
+    """Open a consolidation of what is current; `Conflict` where that is no adapter."""
+    now = activations.current(session)
+    if now is None or session.get_one(Checkpoint, now.version).kind != "adapter":
+        raise Conflict("The current version is no adapter: there is nothing to merge.")
+    live = (Update.kind == KIND, Update.status.in_(updates.LIVE_UPDATE))
+    if session.scalar(select(Update.id).where(*live).limit(1)) is not None:
+        raise Conflict("A consolidation is under way already.")
+    chosen = recipes.choose(session, recipe).model_copy(update={"method": "full", "devices": 1})
+    opened = Update(
+        kind=KIND, recipe=chosen.model_dump(), activation=activation, created_by=actor.key_id
+    )
+    updates.enlist(session, opened, ())
+    audit.record(session, actor, "update.open", opened.id, after={"merges": now.version})
+    return opened
+
+
+def open_due(session: Session, most: int, recipe: Recipe | None = None) -> Update | None:
+    """Open a consolidation once more than `most` updates have trained the current adapter.
+
+    One of this version that ended is not tried again, however it ended: a person decides.
+    """
+    now = activations.current(session)
+    current = session.get_one(Checkpoint, now.version) if now else None
+    if current is None or current.kind != "adapter":
+        return None
+    line = select(activations.ancestry(Checkpoint.version == current.version).c.version)
+    trained = select(func.count()).where(
+        Checkpoint.version.in_(line), Checkpoint.root == current.root
+    )
+    tried = select(Update.id).where(Update.kind == KIND, Update.parent == current.version).limit(1)
+    if session.scalars(trained).one() <= most or session.scalar(tried) is not None:
+        return None
+    return open_now(session, SYSTEM, recipe)
