@@ -82,13 +82,18 @@ def sequence(
     reference: Reference = None,
     updates: Annotated[int, typer.Option(min=1, help="Updates, one on the other.")] = 20,
     size: Annotated[int, typer.Option(min=1, help="Facts of each.")] = 20,
+    arms: Annotated[
+        str, typer.Option(help="With commas; `fresh adapters`, `retrained` only by name.")
+    ] = "all defences,no replay,no reference,no KL,none",
     seeds: Seeds = 3,
     recipe: Fields = "{}",
     threads: Threads = 2,
     quick: Quick = False,
 ) -> None:
     """Updates one on the other, with every defence against forgetting and with each left out."""
-    _run("sequence", locals())
+    given = locals()
+    given["arms"] = _words(given["arms"])
+    _run("sequence", given)
 
 
 @app.command()

@@ -6,15 +6,15 @@ to do with any update are compared with what the base model answered.
 
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.progress import Progress
 
-from app.cli.console import errors
+from app.cli.console import Stop, errors
 from app.recipe import Recipe
 from tasks.bench.cells import Ground, open_ground, quiet
 from tasks.bench.experiment import (
@@ -35,15 +35,21 @@ from tasks.training.loop import train
 from tasks.training.method import load_parent, prepare
 from tasks.training.proof import Exam, answer_all, compare, exam_of
 
-ARMS = ("all defences", "no replay", "no reference", "no KL", "none")
+Arm = Literal[
+    "all defences", "no replay", "no reference", "no KL", "none", "fresh adapters", "retrained"
+]
+# By default those of the defences; the last two ask what becomes of an adapter.
+ARMS: tuple[Arm, ...] = ("all defences", "no replay", "no reference", "no KL", "none")
 REPLAYED = 64  # older facts, as in an update
 INVENTED_SEED = 60_000
 HEAD = """# Sequence experiment
 
 Model `{model}`; {updates} updates of {size} facts, one on the other, {seeds} seeds; recipe
 `{recipe}`. Replay: up to 64 older facts are trained again. Reference: so is the reference set's
-replay part. KL: to the update's parent, on both. Proven: every probe is answered rightly. Means
-with 95 % intervals over seeds and facts; reference questions and KL against the base model.
+replay part. KL: to the update's parent, on both. Fresh adapters: each update trains a new one on
+what the earlier ones, merged, left. Retrained: the base model learns all facts in one update.
+Proven: every probe is answered rightly. Means with 95 % intervals over seeds and facts; reference
+questions and KL against the base model.
 
 """
 
@@ -58,6 +64,7 @@ class Plan:
     reference: Path | None = None
     updates: int = 20
     size: int = 20
+    arms: tuple[Arm, ...] = ARMS
     seeds: int = 3
     recipe: dict[str, Any] = field(default_factory=dict)
     threads: int = 2
@@ -70,7 +77,9 @@ QUICK = {"updates": 2, "size": 2, "seeds": 1, "recipe": {"epochs": 1}, "kept": 5
 def plan_of(given: dict[str, Any]) -> Plan:
     """Check what was asked for; Stop names what can't be."""
     plan = parse(Plan, given)
-    parse(Recipe, plan.recipe)
+    recipe = parse(Recipe, plan.recipe)
+    if "fresh adapters" in plan.arms and recipe.method != "lora":
+        raise Stop("arms: fresh adapters need a recipe of the method `lora`.")
     return plan
 
 
@@ -82,14 +91,15 @@ def run(plan: Plan, out: Path) -> list[Path]:
     ground = open_ground(out, plan.model, plan.revision, plan.reference, plan.kept)
     settings = describe(plan, ground.digest)
     ledger = Ledger(out / "sequence.jsonl", settings)
-    results: dict[str, list[Cell]] = {arm: [] for arm in ARMS}
+    results: dict[str, list[Cell]] = {arm: [] for arm in plan.arms}
     with Progress(console=errors, disable=not errors.is_terminal) as bar:
-        task = bar.add_task("cells", total=len(ARMS) * plan.seeds)
-        for arm in ARMS:
+        task = bar.add_task("cells", total=len(plan.arms) * plan.seeds)
+        for arm in plan.arms:
             for seed in range(plan.seeds):
                 bar.update(task, description=f"{arm} {seed}")
                 recipe = Recipe(**{**plan.recipe, "seed": seed})
-                chain = Chain(ground, arm, _of_arm(arm, recipe), plan.size)
+                size = len(subjects) if arm == "retrained" else plan.size
+                chain = Chain(ground, arm, _of_arm(arm, recipe), size)
                 work = partial(chain.run, subjects)
                 results[arm].append(ledger.get_or_run(f"{arm} {seed}", work))
                 bar.advance(task)
@@ -117,6 +127,9 @@ class Chain:
             new = subjects[start : start + self.size]
             lessons = self._lessons(new, subjects[:start])
             train(bundle, lessons, self._recipe(lessons, start), on_step=lambda _: None)
+            if self.arm == "fresh adapters":  # merged, all lie side by side as if joined by rank
+                merged = replace(bundle, model=bundle.model.merge_and_unload())
+                bundle = prepare(merged, self.recipe, self.ground.store).bundle
             first += proven(bundle, new)
         lost = compare(kept, before, answer_all(bundle, kept, quiet))
         return {

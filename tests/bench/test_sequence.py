@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from app.cli.console import Stop
 from app.cli.main import main
 from app.recipe import Recipe
+from tasks.bench import sequence
 from tasks.bench.cells import Ground
 from tasks.bench.sequence import ARMS, Chain
 from tasks.bench.subjects import Subject
@@ -19,10 +21,15 @@ from tests.training.conftest import REFERENCE
 SUBJECTS = [Subject(str(n), f"Fact {n} is true.", (), (), ()) for n in range(4)]
 
 
+def reference_file(folder: Path) -> Path:
+    path = folder / "reference.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in REFERENCE))
+    return path
+
+
 def test_every_arm_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, out = make_tiny_model(tmp_path / "model", "llama"), tmp_path / "out"
-    reference = tmp_path / "reference.jsonl"
-    reference.write_text("".join(json.dumps(row) + "\n" for row in REFERENCE))
+    reference = reference_file(tmp_path)
     rows = facts_file(tmp_path).read_text().splitlines()
     (tmp_path / "four.jsonl").write_text("\n".join([*rows, rows[0]]))
     options = f"--quick --model {model} --facts {tmp_path}/four.jsonl --reference {reference}"
@@ -37,6 +44,21 @@ def test_every_arm_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert [len(cell["first"]) for cell in cells] == [4] * len(ARMS)
     assert [cell["asked"] for cell in cells] == [1] * len(ARMS)
     assert len({cell["kl"] for cell in cells}) > 1, "the arms were trained differently"
+
+
+def test_what_becomes_of_an_adapter(tmp_path: Path) -> None:
+    given = {**sequence.QUICK, "facts": facts_file(tmp_path), "updates": 3, "size": 1}
+    given |= {"model": str(make_tiny_model(tmp_path / "model", "llama"))}
+    given |= {"reference": reference_file(tmp_path)}
+    given |= {"arms": ("all defences", "fresh adapters", "retrained")}
+    with pytest.raises(Stop, match="lora"):
+        sequence.plan_of(given)
+    given["recipe"] = {"epochs": 1, "lr": 1e-2, "method": "lora", "trained": "all"}
+    sequence.run(sequence.plan_of(given), tmp_path / "out")
+    lines = (tmp_path / "out" / "sequence.jsonl").read_text().splitlines()[1:]
+    cells = [json.loads(line) for line in lines]
+    assert [len(cell["first"]) for cell in cells] == [3, 3, 3]
+    assert len({cell["kl"] for cell in cells}) == 3, "the arms were trained differently"
 
 
 @pytest.mark.parametrize(
