@@ -33,6 +33,8 @@ from tasks.training.state import State
 
 # Enough tokens to keep the matrix units busy, few enough for a small machine's memory.
 MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 32_768}
+# Logits at most, if every token were a target: three copies of them are held at once, in float32.
+MICRO_BATCH_LOGITS = {"cpu": 2**27, "cuda": 2**31}
 log = logging.getLogger(__name__)
 
 
@@ -69,7 +71,7 @@ def train(
     ``Diverged`` on a loss or gradient that isn't finite. Whatever ``on_step`` raises ends the run.
     """
     torch.manual_seed(recipe.seed)
-    room = MICRO_BATCH_TOKENS[next(bundle.model.parameters()).device.type]
+    room = room_of(bundle.model)
     chosen = objective or OBJECTIVES[recipe.objective](recipe)
     curriculum = Curriculum(lessons, chosen, bundle, recipe)
     anchor = make_anchor(bundle.model, recipe)
@@ -96,6 +98,13 @@ def train(
     spread.gather(model, bundle.model)
     bundle.model.eval()
     return step
+
+
+def room_of(model: Any) -> int:
+    """Return how many tokens a micro-batch may have, fewer where the vocabulary is large."""
+    table = model.get_output_embeddings().weight
+    kind = table.device.type
+    return min(MICRO_BATCH_TOKENS[kind], MICRO_BATCH_LOGITS[kind] // table.shape[0])
 
 
 def backward_within(

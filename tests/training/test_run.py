@@ -14,6 +14,7 @@ from app.lm import store
 from app.lm.generation import generate
 from app.lm.loading import Bundle, load
 from app.recipe import Recipe
+from tasks.training import loop
 from tasks.training.__main__ import carry_out
 from tasks.training.data import Curriculum, Lessons, replayed
 from tasks.training.job import read_job
@@ -194,6 +195,25 @@ def test_two_runs_write_the_same_bytes(make_job: MakeJob, method: str) -> None:
     }
     assert len(digests) == 1
     assert carry_out(make_job("three", older=OLDER, method=method, seed=1))["digest"] not in digests
+
+
+def test_a_large_vocabulary_means_smaller_micro_batches_and_the_same_loss(
+    make_job: MakeJob, objects: Path, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def steps(name: str) -> list[dict[str, Any]]:
+        folder = make_job(name, older=OLDER, precision="fp32")
+        assert carry_out(folder)["status"] == "succeeded"
+        lines = (folder / "checkpoint" / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    usual = steps("usual")
+    vocabulary = load(objects, base).model.get_output_embeddings().weight.shape[0]
+    monkeypatch.setattr(loop, "MICRO_BATCH_LOGITS", {"cpu": 90 * vocabulary})
+    small = steps("small")
+    rooms = {step["micro_batch_tokens"] for step in usual}, {s["micro_batch_tokens"] for s in small}
+    assert rooms == ({4096}, {90})
+    losses = [step["loss"] for step in usual]
+    assert [step["loss"] for step in small] == pytest.approx(losses, rel=1e-4)
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
