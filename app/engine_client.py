@@ -127,7 +127,7 @@ class EngineClient:
 
         trace = aiohttp.TraceConfig()
         trace.on_connection_create_start.append(note)
-        limits = aiohttp.ClientTimeout(sock_connect=self._connect_s, sock_read=self._timeout_s)
+        limits = aiohttp.ClientTimeout(connect=self._connect_s, sock_read=self._timeout_s)
         return aiohttp.ClientSession(
             timeout=limits,
             connector=aiohttp.TCPConnector(limit=0),

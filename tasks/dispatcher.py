@@ -116,6 +116,7 @@ class Dispatcher:
         """Open what is due; what was withdrawn leaves the weights before anything is added."""
         settings = self._settings
         rebuilds.drop_stale(session)
+        consolidations.drop_stale(session)
         if updates.has_live(session):
             return None
         if (opened := self._open_rebuild(session)) is not None:

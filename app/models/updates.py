@@ -42,10 +42,10 @@ class Update(Base):
     activation: Mapped[str] = mapped_column(String(8), default="auto", doc="auto, manual, never")
     parent: Mapped[int | None] = mapped_column(
         ForeignKey("checkpoints.version"),
-        doc="Version it starts from; set when claimed, a rebuild's when planned",
+        doc="Version it starts from; set when claimed, or when planned",
     )
     replaces: Mapped[int | None] = mapped_column(
-        ForeignKey("checkpoints.version"), doc="Version that a rebuild was planned to replace"
+        ForeignKey("checkpoints.version"), doc="Version that it was planned to replace"
     )
     recipe: Mapped[JsonObject]
     progress: Mapped[JsonObject] = mapped_column(

@@ -57,10 +57,13 @@ async def answer_question(
     bound = await run_in_threadpool(_bind, database, settings, asked, body.version, max_facts)
     chat = ask(body.question)
     # What may support the answer is looked up while the engine works on it.
-    (bound, found), proposed = await asyncio.gather(
-        answers.complete(engine, bound, chat, body.max_tokens),
-        run_in_threadpool(_propose, database, bound, body.question),
-    )
+    work = asyncio.create_task(answers.complete(engine, bound, chat, body.max_tokens))
+    try:
+        proposed = await run_in_threadpool(_propose, database, bound, body.question)
+    except BaseException:
+        work.cancel()
+        raise
+    bound, found = await work
     answer = found.text.strip()
     facts = bound.facts
     if not facts and proposed is not None:

@@ -15,6 +15,8 @@ from app.services import activations, audit, recipes, updates
 from app.services.audit import SYSTEM, Actor
 
 KIND = "consolidate"
+# What of a recipe would train, split or refuse a model that is only merged.
+MERGING = {"method": "full", "trained": "all", "devices": 1, "checkpointing": False}
 
 
 def open_now(
@@ -22,22 +24,29 @@ def open_now(
 ) -> Update:
     """Open a consolidation of what is current; `Conflict` where that is no adapter."""
     now = activations.current(session)
-    if now is None or session.get_one(Checkpoint, now.version).kind != "adapter":
+    # Locked, so that of two who open one at the same time the second sees the first one's.
+    found = session.get_one(Checkpoint, now.version, with_for_update=True) if now else None
+    if found is None or found.kind != "adapter":
         raise Conflict("The current version is no adapter: there is nothing to merge.")
     live = (Update.kind == KIND, Update.status.in_(updates.LIVE_UPDATE))
     if session.scalar(select(Update.id).where(*live).limit(1)) is not None:
         raise Conflict("A consolidation is under way already.")
-    chosen = recipes.choose(session, recipe).model_copy(update={"method": "full", "devices": 1})
+    chosen = recipes.choose(session, recipe).model_copy(update=MERGING)
     opened = Update(
-        kind=KIND, recipe=chosen.model_dump(), activation=activation, created_by=actor.key_id
+        kind=KIND,
+        parent=found.version,
+        replaces=found.version,
+        recipe=chosen.model_dump(),
+        activation=activation,
+        created_by=actor.key_id,
     )
     updates.enlist(session, opened, ())
-    audit.record(session, actor, "update.open", opened.id, after={"merges": now.version})
+    audit.record(session, actor, "update.open", opened.id, after={"merges": found.version})
     return opened
 
 
-def open_due(session: Session, most: int, recipe: Recipe | None = None) -> Update | None:
-    """Open a consolidation once more than `most` updates have trained the current adapter.
+def open_due(session: Session, most: int) -> Update | None:
+    """Open a consolidation once `most` updates have trained the current adapter.
 
     One of this version that ended is not tried again, however it ended: a person decides.
     """
@@ -50,6 +59,18 @@ def open_due(session: Session, most: int, recipe: Recipe | None = None) -> Updat
         Checkpoint.version.in_(line), Checkpoint.root == current.root
     )
     tried = select(Update.id).where(Update.kind == KIND, Update.parent == current.version).limit(1)
-    if session.scalars(trained).one() <= most or session.scalar(tried) is not None:
+    if session.scalars(trained).one() < most or session.scalar(tried) is not None:
         return None
-    return open_now(session, SYSTEM, recipe)
+    try:
+        return open_now(session, SYSTEM)
+    except Conflict:  # somebody else was first
+        return None
+
+
+def drop_stale(session: Session) -> None:
+    """Cancel queued consolidations of a version that isn't current any more."""
+    now = activations.current(session)
+    queued = select(Update.id).where(Update.kind == KIND, Update.status == "queued")
+    stale = queued.where(Update.replaces != now.version) if now else queued
+    for update_id in session.scalars(stale).all():
+        updates.cancel_stale(session, update_id)

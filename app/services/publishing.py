@@ -210,7 +210,7 @@ def _decide(
             version,
             kind="automatic",
             reason="; ".join(verdict.reasons),
-            expected_current=locked.replaces if locked.kind == "rebuild" else locked.parent,
+            expected_current=locked.parent if locked.replaces is None else locked.replaces,
         )
     except CurrentMoved:
         return "held", [*verdict.reasons, "current_moved"]

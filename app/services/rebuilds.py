@@ -137,10 +137,7 @@ def drop_stale(session: Session) -> None:
         found = plan(session)
         row = updates.get(session, update_id)
         if found is None or (found.replaces, found.parent) != (row.replaces, row.parent):
-            locked = updates.lock(session, update_id)
-            if locked is not None and locked.status == "queued":
-                locked.error = {"type": "stale", "detail": "What is current has changed."}
-                updates.cancel(session, locked)
+            updates.cancel_stale(session, update_id)
 
 
 def _open(

@@ -35,13 +35,13 @@ class Run:
 def claim(session: Session, update_id: str, owner: str, lease_s: float) -> Run | None:
     """Take a queued update, on top of what is current now; None when there is nothing to take.
 
-    A rebuild keeps the parent of its plan, and isn't taken once another version is current.
+    What was planned keeps its parent, and isn't taken once another version is current.
     """
     now = activations.current(session)
     if now is None:
         return None
     _spare_known(session, update_id, now.version)
-    planned = Update.kind == "rebuild"
+    planned = Update.kind != "learn"  # a rebuild or a consolidation
     taking = (
         update(Update)
         .where(Update.id == update_id, Update.status == "queued")

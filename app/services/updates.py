@@ -199,6 +199,14 @@ def cancel(session: Session, locked: Update) -> None:
     finish(session, locked, "cancelled")
 
 
+def cancel_stale(session: Session, update_id: str) -> None:
+    """Cancel an update that was planned for another current version, if it is queued still."""
+    locked = lock(session, update_id)
+    if locked is not None and locked.status == "queued":
+        locked.error = {"type": "stale", "detail": "What is current has changed."}
+        cancel(session, locked)
+
+
 def finish(session: Session, locked: Update, status: str, version: int | None = None) -> None:
     """End a locked update: its facts are free for another one, its watchers are told."""
     locked.status, locked.finished_at = status, utc_now()

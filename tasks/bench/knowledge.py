@@ -5,7 +5,7 @@ and its figures come from the other part, several seeds each. Nothing is chosen 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ import torch
 from rich.progress import Progress
 
 from app.cli.console import Stop, errors
+from app.lm.base import import_base
 from app.lm.store import manifest_of
 from app.recipe import SMALL_MODEL_PARAMETERS, MethodName, ObjectiveName, Recipe
 from tasks.bench.arms import Arm, Paraphrases, all_arms, budget, settings_of
@@ -82,7 +83,9 @@ def run(plan: Plan, out: Path) -> list[Path]:
     ground = open_ground(out, plan.model, plan.revision, plan.reference, plan.kept)
     sibling = ground
     if "diffusion" in plan.objectives:
-        sibling = open_ground(out, plan.sibling, "", plan.reference, plan.kept)
+        sibling = replace(ground, digest=import_base(ground.store, plan.sibling))
+        if manifest_of(ground.store, sibling.digest).architecture != "diffusion":
+            raise Stop(f"sibling: {plan.sibling} is no masked-diffusion model.")
     settings = describe(plan, ground.digest, facts=_digest(subjects), sibling=sibling.digest)
     ledger = Ledger(out / "knowledge.jsonl", settings)
     arms = [arm for arm in all_arms(plan.objectives, plan.paraphrases, plan.methods)

@@ -16,7 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tasks.starter")
     commands = parser.add_subparsers(dest="command", required=True)
     made = commands.add_parser("build", help="train a starter model")
-    made.add_argument("--out", type=Path, default=Path("app/lm/starter"))
+    made.add_argument("--out", type=Path, help="default: what ships, for a causal model")
     made.add_argument("--work", type=Path, help="where the run's state is kept")
     made.add_argument("--architecture", choices=("causal", "diffusion"), default="causal")
     made.add_argument("--quick", action="store_true", help="a tiny model in under a minute")
@@ -36,8 +36,10 @@ def main() -> None:
     asked.add_argument("--overlay", type=int, default=0, help="so many statements in context")
     options = parser.parse_args()
     if options.command == "build":
+        if options.out is None and options.architecture != "causal":
+            made.error("name a folder with --out: the causal model is what ships")
         keys = ("work", "architecture", "quick", "tokens", "device", "begin", "resume", "slice_s")
-        build(options.out, **{key: getattr(options, key) for key in keys})
+        build(options.out or Path("app/lm/starter"), **{key: getattr(options, key) for key in keys})
     else:
         evaluate(options)
 

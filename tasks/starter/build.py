@@ -23,7 +23,7 @@ from tasks.starter.tokenizer import train_tokenizer
 from tasks.starter.train import start
 
 SHIPPED = Plan()
-# The masked-diffusion sibling begins with the causal model's weights and counts its own tokens.
+# The masked-diffusion sibling, which is meant to begin with the causal model's weights.
 DIFFUSION = replace(
     SHIPPED,
     architecture="diffusion",

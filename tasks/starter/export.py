@@ -46,7 +46,8 @@ def export(
     rows = reference(open_base(staging), permanents)
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (staging / "reference.jsonl").write_text(lines)
-    shutil.copy(CARD, staging / "README.md")
+    if getattr(model.config, "is_causal", True):  # the card describes what ships
+        shutil.copy(CARD, staging / "README.md")
     for path in staging.iterdir():
         path.chmod(0o644)
     write_manifest(staging, read)

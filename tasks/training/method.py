@@ -54,9 +54,9 @@ class Trainee:
             _save_full(self.bundle.model, self.base_folder, folder)
 
 
-def load_parent(folder: Path, digest: str, recipe: Recipe) -> Bundle:
+def load_parent(folder: Path, digest: str, recipe: Recipe, *, trains: bool = True) -> Bundle:
     """Load the checkpoint to start from; all of its weights in float32 if all are trained."""
-    dtype = torch.float32 if recipe.method == "full" else None
+    dtype = torch.float32 if recipe.method == "full" and trains else None
     return load(folder, digest, device=pick_device(recipe.device), dtype=dtype)
 
 

@@ -64,8 +64,8 @@ def _run(job: Job, events: Events, spread: Spread) -> dict[str, Any]:
     recipe, folder = job.head.recipe, job.folder / "checkpoint"
     clock = Clock(events)
     clock.start("preparing")
-    run_name = name_run(job)
-    bundle = load_parent(job.head.store, job.head.parent, recipe)
+    run_name, merges = name_run(job), job.head.kind == "consolidate"
+    bundle = load_parent(job.head.store, job.head.parent, recipe, trains=not merges)
     if not fits_architecture(recipe.objective, bundle.manifest.architecture):
         kind = bundle.manifest.architecture
         raise BadParent(f"`{recipe.objective}` can't train a {kind} model.")
@@ -73,7 +73,7 @@ def _run(job: Job, events: Events, spread: Spread) -> dict[str, Any]:
     exams = set_exams(job, bundle)
     before = answer_all(bundle, exams.all, clock.tell_asked)
     yardstick = drift.record(bundle, drift.texts_of(job.reference))
-    if job.head.kind == "consolidate":  # an adapter's model, trained in full, is merged
+    if merges:  # as an adapter's model is before all of it is trained
         trainee, steps = prepare(bundle, recipe, job.head.store), list[Step]()
     else:
         trainee, steps = _teach(job, bundle, run_name, clock, spread)

@@ -86,8 +86,11 @@ def test_diffusion_teaches_the_sibling(tmp_path: Path) -> None:
     given |= {"model": make_tiny_model(tmp_path / "model", "llama"), "objectives": ("diffusion",)}
     with pytest.raises(Stop, match="sibling"):
         knowledge.plan_of({**given, "model": str(given["model"])})
+    given |= {"model": str(given["model"]), "sibling": str(given["model"])}
+    with pytest.raises(Stop, match="no masked-diffusion model"):
+        knowledge.run(knowledge.plan_of(given), tmp_path / "out")
     sibling = make_tiny_model(tmp_path / "sibling", "llama", diffusion=True)
-    given |= {"model": str(given["model"]), "sibling": str(sibling)}
+    given |= {"sibling": str(sibling)}
     report, *_ = knowledge.run(knowledge.plan_of(given), tmp_path / "out")
     for arm in ("diffusion/none/full", "copy/none/full"):
         assert f"| {arm} |" in report.read_text()

@@ -29,9 +29,10 @@ def client_of(here: Lifecycle, **settings: object) -> TestClient:
 
 def test_it_is_due_after_so_many_updates_of_one_adapter(here: Lifecycle) -> None:
     ids = learn_adapters(here, "One", "Two")
-    here.dispatcher(consolidate_after=2).tick()
+    here.dispatcher(consolidate_after=3).tick()
     assert here.look() == []
-    here.dispatcher(consolidate_after=1).tick()
+    for _ in range(2):
+        here.dispatcher(consolidate_after=2).tick()
     (opened,) = here.look()
     assert (opened.kind, opened.recipe["method"]) == ("consolidate", "full")
 
@@ -62,6 +63,28 @@ def test_one_that_was_held_is_not_tried_again(here: Lifecycle) -> None:
             409,
             "The current version is no adapter: there is nothing to merge.",
         )
+
+
+def test_a_cancelled_one_is_not_opened_again_by_itself(here: Lifecycle) -> None:
+    learn_adapters(here, "One")
+    here.dispatcher(consolidate_after=1).tick()
+    (opened,) = here.look()
+    with client_of(here) as client:
+        assert client.post(f"/v1/updates/{opened.id}/cancel").status_code == 200
+    here.dispatcher(consolidate_after=1).tick()
+    assert here.look() == []
+
+
+def test_it_merges_the_version_that_it_was_opened_for_or_nothing(here: Lifecycle) -> None:
+    learn_adapters(here, "One", "Two")
+    here.dispatcher(consolidate_after=2).tick()
+    (opened,) = here.look()
+    here.activate(0)
+    assert here.run(opened).status == "queued"
+    here.dispatcher(consolidate_after=2).tick()
+    ended = here.deployment.update(opened.id)
+    assert (ended.status, ended.error["type"]) == ("cancelled", "stale")
+    assert here.current() == 0
 
 
 def test_it_fails_after_three_attempts_and_takes_no_facts(here: Lifecycle) -> None:
