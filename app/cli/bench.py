@@ -42,6 +42,9 @@ def knowledge(
     methods: Annotated[str, typer.Option(help="With commas.")] = "full,lora",
     seeds: Seeds = 3,
     exposures: Annotated[int, typer.Option(min=1, help="Most showings of each fact.")] = 100,
+    rates: Annotated[
+        str, typer.Option(help="Learning rates to choose from, as JSON by method.")
+    ] = "{}",
     recipe: Fields = "{}",
     threads: Threads = 2,
     quick: Quick = False,
@@ -50,6 +53,7 @@ def knowledge(
     given = locals()
     for name in ("objectives", "paraphrases", "methods"):
         given[name] = _words(given[name])
+    given["rates"] = _object("rates", rates)
     _run("knowledge", given)
 
 
@@ -119,7 +123,7 @@ def _run(name: str, given: dict[str, Any]) -> None:
     """Run the experiment of this name with what a command was given."""
     experiment = import_module(f"tasks.bench.{name}")
     folder, quick = given.pop("folder"), given.pop("quick")
-    given["recipe"] = _object(given["recipe"])
+    given["recipe"] = _object("recipe", given["recipe"])
     plan = experiment.plan_of({**given, **(experiment.QUICK if quick else {})})
     for path in experiment.run(plan, folder):
         out.print(str(path))
@@ -129,11 +133,11 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-def _object(text: str) -> dict[str, Any]:
+def _object(option: str, text: str) -> dict[str, Any]:
     try:
         fields = json.loads(text)
     except ValueError as error:
-        raise Stop(f"--recipe is no JSON: {error}.") from None
+        raise Stop(f"--{option} is no JSON: {error}.") from None
     if not isinstance(fields, dict):
-        raise Stop("--recipe is no JSON object.")
+        raise Stop(f"--{option} is no JSON object.")
     return fields

@@ -24,7 +24,7 @@ from tasks.bench.knowledge_report import write_report
 from tasks.bench.subjects import Subject, invent, read_subjects, split
 
 # What each method is tried with: all weights of a small and of a large model, and adapters.
-RATES = {
+RATES: dict[MethodName, tuple[list[float], list[float]]] = {
     "full": ([2e-4, 5e-4, 1e-3], [3e-6, 1e-5, 3e-5]),
     "lora": ([1e-3, 3e-3, 6e-3], [1e-4, 2e-4, 5e-4]),
 }
@@ -48,7 +48,7 @@ class Plan:
     methods: tuple[MethodName, ...] = ("full", "lora")
     seeds: int = 3
     exposures: int = 100
-    rates: dict[str, list[float]] = field(default_factory=dict)
+    rates: dict[MethodName, list[float]] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
     threads: int = 2
     kept: int = 100  # reference questions that are asked

@@ -101,6 +101,7 @@ def test_diffusion_teaches_the_sibling(tmp_path: Path) -> None:
     [
         (["--recipe", "{"], "--recipe is no JSON"),
         (["--recipe", '{"epoch": 3}'], "epoch: Extra inputs"),
+        (["--rates", "[]"], "--rates is no JSON object"),
     ],
 )
 def test_what_cannot_be_done_is_named(
