@@ -1,6 +1,7 @@
 """``almanac bench``: experiments on the model of your choice; imported from tasks only when run."""
 
 import json
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -121,6 +122,8 @@ def retraction(
 
 def _run(name: str, given: dict[str, Any]) -> None:
     """Run the experiment of this name with what a command was given."""
+    # Before torch is loaded, as in the trainer: kernels for each shape of batch take gigabytes.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
     experiment = import_module(f"tasks.bench.{name}")
     folder, quick = given.pop("folder"), given.pop("quick")
     given["recipe"] = _object("recipe", given["recipe"])
