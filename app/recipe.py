@@ -19,7 +19,8 @@ class Recipe(BaseModel):
     method: MethodName = Field("full", description="All weights, or one LoRA adapter over the root")
     trained: Trained = Field(
         "words",
-        description="Weights that learn: all, MLPs and embeddings (adapters have none), or MLPs",
+        description="Weights that learn: all; MLPs and the taught words' embeddings (adapters have"
+        " none); MLPs",
     )
     lr: float = Field(4e-4, gt=0, description="Peak learning rate")
     epochs: int = Field(150, ge=1, description="Exposures of each fact")

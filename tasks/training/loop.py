@@ -30,6 +30,7 @@ from tasks.training.objectives.base import (
 from tasks.training.progress import Step
 from tasks.training.spread import ALONE, Spread, clip
 from tasks.training.state import State
+from tasks.training.words import Words, tokens_of
 
 # Enough tokens to keep the matrix units busy, few enough for a small machine's memory.
 MICRO_BATCH_TOKENS = {"cpu": 4096, "cuda": 32_768}
@@ -65,19 +66,18 @@ def train(
 ) -> int:
     """Fine-tune ``bundle.model`` in place; return the number of steps.
 
-    ``objective`` takes the place of the recipe's where an experiment has one of its own. With
-    ``state`` a long run is saved now and then, and goes on where an earlier attempt was. Of the
-    processes of a ``spread`` the first one gets the trained model, the others are left without.
-    ``Diverged`` on a loss or gradient that isn't finite. Whatever ``on_step`` raises ends the run.
+    ``objective`` takes the place of the recipe's. With ``state`` a run goes on where an earlier
+    attempt was. Of a ``spread`` the first process alone gets the trained model. ``Diverged`` on a
+    loss or gradient that isn't finite. Whatever ``on_step`` raises ends the run.
     """
     torch.manual_seed(recipe.seed)
     room = room_of(bundle.model)
-    chosen = objective or OBJECTIVES[recipe.objective](recipe)
-    curriculum = Curriculum(lessons, chosen, bundle, recipe)
+    objective = objective or OBJECTIVES[recipe.objective](recipe)
+    curriculum = Curriculum(lessons, objective, bundle, recipe)
     anchor = make_anchor(bundle.model, recipe)
-    model = spread.shard(bundle.model)
+    model = spread.shard(bundle.model).train()
+    words = Words(model, tokens_of(lessons.facts, bundle), recipe)
     optimizer = make_optimizer(model, recipe)
-    model.train()
     done = state.restore(model, optimizer) if state else 0
     step, total = 0, curriculum.total_steps
     for epoch in range(1, recipe.epochs + 1):
@@ -87,11 +87,12 @@ def train(
                 continue
             lr = set_lr(optimizer, lr_at(step, total, recipe))
             sums, room = backward_within(room, model, anchor, examples, recipe, spread)
+            words.drop_others()
             norm = clip(model, recipe.max_grad_norm)
             if not math.isfinite(sums.loss + norm):
                 raise Diverged(step, [fact.id for fact in facts])
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             on_step(Step(step, total, epoch, sums.loss, sums.recall, lr, norm, sums.tokens, room))
             if state:
                 state.keep(model, optimizer)

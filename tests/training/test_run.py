@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from app.lm import store
+from app.lm.chat import encode_text
 from app.lm.generation import generate
 from app.lm.loading import Bundle, load
 from app.recipe import Recipe
@@ -186,6 +187,20 @@ def test_a_consolidation_merges_an_adapter_and_teaches_nothing(
     torch.testing.assert_close(now, was, rtol=1e-3, atol=1e-3)
     nothing = carry_out(make_job("nothing", facts=[]))
     assert nothing["error"]["type"] == "bad_job"
+
+
+def test_of_the_words_only_taught_ones_learn(make_job: MakeJob, objects: Path, base: str) -> None:
+    folder = make_job(trained="words", older=OLDER, replay_share=0.4, epochs=2)
+    carry_out(folder)
+    learned, parent = (
+        load_file(path / "model.safetensors")["model.embed_tokens.weight"]
+        for path in (folder / "checkpoint", store.path_of(objects, base))
+    )
+    changed = (learned != parent).any(1).nonzero().flatten().tolist()
+    bundle = load(objects, base)
+    taught = {token for fact in FACTS for token in encode_text(bundle.tokenizer, fact["text"])}
+    assert changed
+    assert set(changed) <= taught
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
