@@ -1,7 +1,8 @@
 """``almanac updates``."""
 
+from collections.abc import Callable
 from itertools import islice
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,7 +11,9 @@ from app.cli.progress import conclude
 from app.cli.progress import watch as watch_update
 from app.client import AlmanacClient, Update
 
-app = typer.Typer(no_args_is_help=True, help="Start, list, show, watch, cancel updates; rebuild.")
+app = typer.Typer(
+    no_args_is_help=True, help="Start, list, show, watch, cancel updates; rebuild, consolidate."
+)
 
 
 @app.command()
@@ -27,13 +30,12 @@ def start(
     """Start learning the waiting facts."""
     chosen = {"objective": objective, "method": method}
     recipe = {name: value for name, value in chosen.items() if value is not None}
-    with connect(ctx) as client:
-        update = client.start_update(
-            fact_ids=fact or None, recipe=recipe or None, activation=activation
-        )
-        out.print(f"{update.id} {update.status}")
-        if watch:
-            finish(client, update)
+    wish: dict[str, Any] = {
+        "fact_ids": fact or None,
+        "recipe": recipe or None,
+        "activation": activation,
+    }
+    _begin(ctx, lambda client: client.start_update(**wish), watch=watch)
 
 
 @app.command()
@@ -43,11 +45,7 @@ def rebuild(
     watch: Annotated[bool, typer.Option("--watch", help="Show its progress.")] = False,
 ) -> None:
     """Take what was withdrawn out of the weights now."""
-    with connect(ctx) as client:
-        update = client.start_rebuild(activation=activation)
-        out.print(f"{update.id} {update.status}")
-        if watch:
-            finish(client, update)
+    _begin(ctx, lambda client: client.start_rebuild(activation=activation), watch=watch)
 
 
 @app.command()
@@ -57,11 +55,7 @@ def consolidate(
     watch: Annotated[bool, typer.Option("--watch", help="Show its progress.")] = False,
 ) -> None:
     """Merge the current adapter into its root now."""
-    with connect(ctx) as client:
-        update = client.start_consolidation(activation=activation)
-        out.print(f"{update.id} {update.status}")
-        if watch:
-            finish(client, update)
+    _begin(ctx, lambda client: client.start_consolidation(activation=activation), watch=watch)
 
 
 @app.command("list")
@@ -100,6 +94,14 @@ def cancel(ctx: typer.Context, update_id: str) -> None:
     with connect(ctx) as client:
         update = client.cancel_update(update_id)
     out.print(f"{update.id} {update.status}")
+
+
+def _begin(ctx: typer.Context, start: Callable[[AlmanacClient], Update], *, watch: bool) -> None:
+    with connect(ctx) as client:
+        update = start(client)
+        out.print(f"{update.id} {update.status}")
+        if watch:
+            finish(client, update)
 
 
 def finish(client: AlmanacClient, update: Update) -> Update:
