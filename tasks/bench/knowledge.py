@@ -18,7 +18,7 @@ from app.lm.base import import_base
 from app.lm.store import manifest_of
 from app.recipe import SMALL_MODEL_PARAMETERS, MethodName, ObjectiveName, Recipe
 from tasks.bench.arms import Arm, Paraphrases, all_arms, budget, settings_of
-from tasks.bench.cells import open_ground, run_cell
+from tasks.bench.cells import Ground, open_ground, run_cell
 from tasks.bench.experiment import Cell, Ledger, describe, parse
 from tasks.bench.knowledge_report import write_report
 from tasks.bench.subjects import Subject, invent, read_subjects, split
@@ -81,11 +81,7 @@ def run(plan: Plan, out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     subjects = _subjects(plan, out)
     ground = open_ground(out, plan.model, plan.revision, plan.reference, plan.kept)
-    sibling = ground
-    if "diffusion" in plan.objectives:
-        sibling = replace(ground, digest=import_base(ground.store, plan.sibling))
-        if manifest_of(ground.store, sibling.digest).architecture != "diffusion":
-            raise Stop(f"sibling: {plan.sibling} is no masked-diffusion model.")
+    sibling = _open_sibling(plan, ground) if "diffusion" in plan.objectives else ground
     settings = describe(plan, ground.digest, facts=_digest(subjects), sibling=sibling.digest)
     ledger = Ledger(out / "knowledge.jsonl", settings)
     arms = [arm for arm in all_arms(plan.objectives, plan.paraphrases, plan.methods)
@@ -141,6 +137,14 @@ def choose(tries: Sequence[Cell]) -> tuple[float, int]:
 
     best, lr = max(points, key=worth)
     return float(lr), int(best["epoch"])
+
+
+def _open_sibling(plan: Plan, ground: Ground) -> Ground:
+    """Import the masked-diffusion model; the same reference questions are asked of it."""
+    sibling = replace(ground, digest=import_base(ground.store, plan.sibling))
+    if manifest_of(ground.store, sibling.digest).architecture != "diffusion":
+        raise Stop(f"sibling: {plan.sibling} is no masked-diffusion model.")
+    return sibling
 
 
 def _subjects(plan: Plan, out: Path) -> list[Subject]:
