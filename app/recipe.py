@@ -41,6 +41,9 @@ class Recipe(BaseModel):
     lora_alpha: int = Field(32, ge=1, description="Scale of the adapter is alpha / rank")
     max_older_drop: float = Field(0.05, ge=0, le=1, description="Gate: most older answers lost")
     max_reference_drop: float = Field(0.05, ge=0, le=1, description="Gate: reference answers lost")
+    max_base_drop: float = Field(
+        0.25, ge=0, le=1, description="Gate: of the base model's reference answers, lost by now"
+    )
     max_kl: float = Field(1.0, ge=0, description="Gate: KL to the parent on reference text")
     seed: int = Field(0, ge=0, description="Seed of masks and order")
     save_every_s: float = Field(600.0, ge=0, description="Seconds between saves of a run's state")

@@ -18,6 +18,7 @@ from app.models import Update
 from app.services import (
     consolidations,
     disposal,
+    events,
     health,
     idempotency,
     rebuilds,
@@ -95,7 +96,7 @@ class Dispatcher:
         settings = self._settings
         with self._database.transaction() as session:
             idempotency.sweep(session)
-            updates.sweep_events(session, settings.events_keep_days)
+            events.sweep(session, settings.events_keep_days)
             disposal.mark(
                 session, keep_activated=settings.keep_activated, grace_s=settings.gc_grace_s
             )

@@ -138,6 +138,7 @@ class Supervisor:
             "kind": job.kind,
             "store": str(self.settings.store),
             "parent": job.parent,
+            "base": job.base,
             "recipe": job.recipe,
             "threads": self.settings.trainer_threads,
             "state": str(folder.with_name(f"{run.update_id}.state")),

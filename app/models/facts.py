@@ -7,8 +7,8 @@ from app.db import utc_now
 from app.ids import new_id
 from app.models.base import Base, JsonObject
 
-LIVE = ("quarantined", "pending", "training", "trained", "failed")
-WAITING = ("pending", "training", "failed")
+LIVE = ("quarantined", "pending", "training", "trained", "failed", "lapsed")
+WAITING = ("pending", "training", "failed", "lapsed")
 _live = text(f"status IN {LIVE}")
 
 
@@ -36,7 +36,8 @@ class Fact(Base):
     text_digest: Mapped[str] = mapped_column(String(64), doc="SHA-256 of text, key and prompt")
     status: Mapped[str] = mapped_column(
         String(16),
-        doc="quarantined, rejected, pending, training, trained, failed, superseded, retracted",
+        doc="quarantined, rejected, pending, training, trained, lapsed, failed, superseded, "
+        "retracted",
     )
     key: Mapped[str | None] = mapped_column(String(200), doc="Names what the fact is about")
     source: Mapped[str | None] = mapped_column(String(200), doc="Who says so")

@@ -25,7 +25,7 @@ from app.errors import Invalid
 from app.models import Event
 from app.schemas.common import ListOf
 from app.schemas.updates import EventOut, UpdateIn, UpdateOut, UpdateQuery, updates_out
-from app.services import consolidations, rebuilds, recipes, updates, vllm
+from app.services import consolidations, events, rebuilds, recipes, updates, vllm
 from app.services.audit import Actor
 
 LOOK_S = 0.3  # how often a stream looks for new events
@@ -170,4 +170,4 @@ def _read(
     with database.reading() as session:
         # The status first: the last event of an update that has ended is then among the rows.
         ended = updates.get(session, update_id).status not in updates.LIVE_UPDATE
-        return updates.list_events(session, update_id, after=after, limit=limit), ended
+        return events.list_after(session, update_id, after=after, limit=limit), ended

@@ -46,7 +46,7 @@ class SupportOut(Output):
 
     id: str
     text: str
-    status: Literal["pending", "training", "failed", "held", "learned", "superseded"]
+    status: Literal["pending", "training", "lapsed", "failed", "held", "learned", "superseded"]
     version: int | None = Field(description="The version that learned it; empty: given in context")
 
 

@@ -33,6 +33,7 @@ Status = Literal[
     "learned",
     "held",
     "rolled_back",
+    "lapsed",
     "failed",
     "superseded",
     "retracting",

@@ -14,7 +14,7 @@ from app.services import activations, controls, relevance, updates
 from app.services.runs import TAUGHT, Run
 from app.services.search import find_forms, is_postgres, matching, write_query
 
-REPLAYED = EXAMINED = 64  # older facts that are trained again, and others that are only asked
+REPLAYED = EXAMINED = 128  # older facts that are rehearsed, and others that are only asked
 LIKENED = 16  # taught facts for which neighbours are looked for
 NEIGHBOURS = 2  # of each
 
@@ -24,6 +24,7 @@ class Job:
     """What the trainer is to know, as rows of the job directory's files."""
 
     parent: str
+    base: str
     kind: str
     recipe: JsonObject
     facts: list[JsonObject]
@@ -60,6 +61,7 @@ def collect(session: Session, run: Run) -> Job:
     neighbours = _neighbours(session, alike, Fact.id.in_(learned), set(sample))
     return Job(
         parent=parent.digest,
+        base=session.get_one(Checkpoint, 0).digest,
         kind=row.kind,
         recipe=row.recipe,
         facts=[_lesson(fact) for fact in taught],

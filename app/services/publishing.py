@@ -9,7 +9,16 @@ from sqlalchemy.orm import Session
 from app.crash import crash_point
 from app.errors import Conflict
 from app.models import Checkpoint, Fact, Probe, Proof, Update, UpdateFact
-from app.services import activations, audit, consolidations, controls, rebuilds, runs, updates
+from app.services import (
+    activations,
+    audit,
+    consolidations,
+    controls,
+    lapses,
+    rebuilds,
+    runs,
+    updates,
+)
 from app.services.activations import CurrentMoved
 from app.services.audit import Actor
 from app.services.results import ProvenFact, Result, Verdict
@@ -62,7 +71,10 @@ def publish(session: Session, run: Run, candidate: Candidate) -> Update | None:
     verdict = result.verdict.model_copy(update={"reasons": reasons})
     if verdict.outcome == "activate" and teaches and not learned:
         verdict = Verdict(outcome="hold", reasons=[*reasons, "nothing_learned"])
+    lost = lapses.record(session, checkpoint, result.lapsed)
     _end(session, locked, verdict, checkpoint.version, candidate.unserved, len(learned))
+    if locked.outcome == "activated":
+        lapses.begin(session, Actor(locked.id), lost)
     crash_point("activating")
     return locked
 

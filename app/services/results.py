@@ -71,3 +71,4 @@ class Result(BaseModel):
     verdict: Verdict
     metrics: JsonObject
     controls: list[Control] = []
+    lapsed: list[ProvenFact] = []  # learned before, and not proven any more

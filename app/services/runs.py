@@ -16,7 +16,7 @@ from app.db import epoch_now, utc_now
 from app.ids import new_id
 from app.models import Checkpoint, Fact, Update, UpdateFact
 from app.models.base import JsonObject
-from app.services import activations, updates
+from app.services import activations, events, lapses, updates
 
 MOST_ATTEMPTS = 3
 TAUGHT = ("training", "trained")  # what a fact of a live update is: the latter in a rebuild
@@ -66,25 +66,27 @@ def claim(session: Session, update_id: str, owner: str, lease_s: float) -> Run |
         return None
     if taken is None:
         return None
-    updates.add_event(session, update_id, "started", {"parent": taken.parent, "worker": owner})
+    events.add(session, update_id, "started", {"parent": taken.parent, "worker": owner})
     return Run(update_id, taken.token)
 
 
 def _spare_known(session: Session, update_id: str, version: int) -> None:
     """Take those facts out of a queued update that the version's lineage has proven already.
 
-    They were put in line again after a rollback that was itself undone. No fact is ever proven
-    twice on one path: every one that is trained goes through here.
+    They were put in line again after a rollback that was itself undone. No fact is proven twice on
+    one path, but for one that a version in between had lost: all that are trained go through here.
     """
     proof = aliased(UpdateFact)
     tree = activations.ancestry(Checkpoint.version == version)
+    line = select(tree.c.version)
     query = (
         select(UpdateFact.fact_id)
         .join(Update, Update.id == UpdateFact.update_id)
         .join(proof, proof.fact_id == UpdateFact.fact_id)
         .join(Checkpoint, Checkpoint.update_id == proof.update_id)
         .where(Update.id == update_id, Update.kind != "rebuild", UpdateFact.active)
-        .where(proof.proven.is_(True), Checkpoint.version.in_(select(tree.c.version)))
+        .where(proof.proven.is_(True), Checkpoint.version.in_(line))
+        .where(~lapses.lost_since(proof.fact_id, Checkpoint.version, line))
     )
     known = session.scalars(query).all()
     locked = updates.lock(session, update_id) if known else None
@@ -118,7 +120,7 @@ def report(session: Session, run: Run, progress: JsonObject) -> None:
         shown["progress"]["percent"] = round(100 * share, 1)
     row = session.scalar(_ours(run).values(**shown).returning(Update.id))
     if row is not None:
-        updates.add_event(session, run.update_id, "progress", progress)
+        events.add(session, run.update_id, "progress", progress)
 
 
 def release(
@@ -220,7 +222,7 @@ def _requeue(
     locked.status, locked.phase, locked.progress = "queued", None, {}
     locked.owner, locked.lease_until, locked.error = None, None, error
     data = {"reason": reason, "attempt": locked.attempt, "error": error}
-    updates.add_event(session, locked.id, "requeued", data)
+    events.add(session, locked.id, "requeued", data)
 
 
 def _give_up(session: Session, fact_ids: list[str], reason: str) -> None:

@@ -1,4 +1,4 @@
-"""Updates as clients see them: opened, listed, cancelled, retried, and what each reported.
+"""Updates as clients see them: opened, listed, cancelled, retried.
 
 Writers lock an update's facts before the update (`lock`), so that no two wait for each other.
 """
@@ -6,20 +6,18 @@ Writers lock an update's facts before the update (`lock`), so that no two wait f
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from app.db import utc_now
 from app.errors import Conflict, Invalid, NotFound, Unavailable
-from app.models import Checkpoint, Event, Fact, Update, UpdateFact
-from app.models.base import JsonObject
+from app.models import Checkpoint, Fact, Update, UpdateFact
 from app.recipe import Recipe
-from app.services import audit, recipes
+from app.services import audit, events, recipes
 from app.services.audit import SYSTEM, Actor
 from app.services.pages import Page, fetch_page
 
 LIVE_UPDATE = ("queued", "running")
-SWEPT_EVENTS = 10_000  # at once, so that nobody waits long for the write lock
 
 
 def open_update(
@@ -31,10 +29,10 @@ def open_update(
     activation: str = "auto",
     cap: int = 256,
 ) -> tuple[Update, bool]:
-    """Open an update of the given facts, or of at most `cap` pending ones, oldest first.
+    """Open an update of the given facts, or of at most `cap` that wait, oldest first.
 
     `recipe` needs to set only what differs from the base model's defaults. Returns the update and
-    whether it is new: where nothing is pending, the youngest queued or running one is returned.
+    whether it is new: where nothing waits, the youngest queued or running one is returned.
     Raises `Conflict` (nothing to do; a fact isn't pending), `Invalid` (no such fact, too many) and
     `Unavailable` (no base model yet).
     """
@@ -57,7 +55,7 @@ def has_live(session: Session) -> bool:
 
 def is_due(session: Session, *, facts: int, wait_s: float) -> bool:
     """Say whether `facts` wait, or one has for `wait_s` seconds."""
-    # A fact has been pending since its row last changed: one that wasn't proven waits again.
+    # Since its row last changed: one that wasn't proven waits again. What lapsed waits for others.
     pending = select(Fact.updated_at).where(Fact.status == "pending").order_by(Fact.id)
     since = session.scalars(pending.limit(facts)).all()
     due = utc_now() - timedelta(seconds=wait_s)
@@ -85,7 +83,7 @@ def enlist(session: Session, opened: Update, fact_ids: Sequence[str]) -> None:
     if opened.kind != "rebuild":
         taken = update(Fact).where(Fact.id.in_(fact_ids))
         session.execute(taken.values(status="training", error=None))
-    add_event(session, opened.id, "queued", {"facts": len(fact_ids)})
+    events.add(session, opened.id, "queued", {"facts": len(fact_ids)})
 
 
 def get(session: Session, update_id: str) -> Update:
@@ -132,7 +130,7 @@ def request_cancel(session: Session, actor: Actor, update_id: str) -> Update:
     if found.status == "queued":
         cancel(session, found)
     else:
-        add_event(session, update_id, "cancelling", {})
+        events.add(session, update_id, "cancelling", {})
     return found
 
 
@@ -160,26 +158,6 @@ def retry(session: Session, actor: Actor, update_id: str) -> Update:
     enlist(session, opened, ids)
     audit.record(session, actor, "update.retry", update_id, after={"update": opened.id})
     return opened
-
-
-def add_event(session: Session, update_id: str, kind: str, data: JsonObject) -> None:
-    """Append what happened to an update; the row's id is the SSE event id."""
-    session.add(Event(update_id=update_id, type=kind, data=data))
-
-
-def list_events(
-    session: Session, update_id: str, *, after: int = 0, limit: int = 100
-) -> Sequence[Event]:
-    """Return an update's events beyond `after`, oldest first."""
-    query = select(Event).where(Event.update_id == update_id, Event.id > after)
-    return session.scalars(query.order_by(Event.id).limit(limit)).all()
-
-
-def sweep_events(session: Session, keep_days: float) -> None:
-    """Forget what finished updates reported so long ago; how they ended stays in their rows."""
-    old = select(Event.id).join(Update, Update.id == Event.update_id)
-    old = old.where(Update.finished_at < utc_now() - timedelta(days=keep_days))
-    session.execute(delete(Event).where(Event.id.in_(old.limit(SWEPT_EVENTS))))
 
 
 def lock(session: Session, update_id: str) -> Update | None:
@@ -217,13 +195,17 @@ def finish(session: Session, locked: Update, status: str, version: int | None = 
         .values(active=False)
     )
     data = {"status": status, "outcome": locked.outcome, "version": version}
-    add_event(session, locked.id, "finished", {**data, "error": locked.error})
+    events.add(session, locked.id, "finished", {**data, "error": locked.error})
 
 
 def _take_oldest(session: Session, cap: int) -> Sequence[str]:
-    pending = select(Fact.id).where(Fact.status == "pending").order_by(Fact.id).limit(cap)
-    # Of two that open at the same time, the second waits and then finds these taken.
-    return session.scalars(pending.with_for_update()).all()
+    """Take what is pending, and of what lapsed as much as there is room for: it can wait."""
+    taken = list[str]()
+    for status in ("pending", "lapsed"):
+        waiting = select(Fact.id).where(Fact.status == status).order_by(Fact.id)
+        # Of two that open at the same time, the second waits and then finds these taken.
+        taken += session.scalars(waiting.limit(cap - len(taken)).with_for_update())
+    return taken
 
 
 def _take_named(session: Session, fact_ids: Sequence[str], cap: int) -> Sequence[str]:
@@ -234,7 +216,7 @@ def _take_named(session: Session, fact_ids: Sequence[str], cap: int) -> Sequence
     for index, fact_id in enumerate(fact_ids):
         if fact_id not in found:
             raise Invalid("There is no such fact.", pointer=f"/fact_ids/{index}")
-        if found[fact_id] != "pending":
+        if found[fact_id] not in ("pending", "lapsed"):
             raise Conflict(
                 f"Fact {fact_id} is {found[fact_id]}, not pending.", pointer=f"/fact_ids/{index}"
             )

@@ -121,7 +121,7 @@ def lessons(ground: Ground, facts: list[Fact], recipe: Recipe) -> Lessons:
     """Add the reference set's replay part where the recipe replays."""
     rows = [row for row in ground.reference if row.part == "replay"] if recipe.replay_share else []
     texts = list(dict.fromkeys(row.text for row in rows if row.text))
-    return Lessons(facts, texts, [(row.question, row.answers[0]) for row in rows])
+    return Lessons(facts, (), texts, [(row.question, row.answers[0]) for row in rows])
 
 
 def marks(bundle: Bundle, subjects: Sequence[Subject]) -> dict[str, dict[str, list[float]]]:

@@ -18,6 +18,7 @@ from app.lm.loading import Bundle
 from app.recipe import Recipe
 from tasks.bench.arms import Arm
 from tasks.bench.cells import DIRECTIONS, Ground, lessons, marks, open_ground
+from tasks.bench.course import proven
 from tasks.bench.experiment import (
     Cell,
     Ledger,
@@ -28,7 +29,6 @@ from tasks.bench.experiment import (
     shown,
     write_csv,
 )
-from tasks.bench.sequence import proven
 from tasks.bench.subjects import Subject, open_subjects
 from tasks.training.loop import train
 from tasks.training.method import load_parent, prepare

@@ -16,7 +16,9 @@ from rich.progress import Progress
 
 from app.cli.console import Stop, errors
 from app.recipe import Recipe
+from app.services.jobs import REPLAYED
 from tasks.bench.cells import Ground, open_ground, quiet
+from tasks.bench.course import Course, proven
 from tasks.bench.experiment import (
     Cell,
     Ledger,
@@ -33,23 +35,34 @@ from tasks.training.data import Lessons
 from tasks.training.job import Fact
 from tasks.training.loop import train
 from tasks.training.method import load_parent, prepare
-from tasks.training.proof import Exam, answer_all, compare, exam_of
+from tasks.training.proof import answer_all, compare, exam_of
 
 Arm = Literal[
-    "all defences", "no replay", "no reference", "no KL", "none", "fresh adapters", "retrained"
+    "all defences",
+    "not again",
+    "no replay",
+    "no reference",
+    "no base",
+    "no KL",
+    "none",
+    "fresh adapters",
+    "retrained",
 ]
 # By default those of the defences; the last two ask what becomes of an adapter.
-ARMS: tuple[Arm, ...] = ("all defences", "no replay", "no reference", "no KL", "none")
-REPLAYED = 64  # older facts, as in an update
+ARMS: tuple[Arm, ...] = (
+    "all defences", "not again", "no replay", "no reference", "no base", "no KL", "none",
+)  # fmt: skip
 INVENTED_SEED = 60_000
 HEAD = """# Sequence experiment
 
 Model `{model}`; {updates} updates of {size} facts, one on the other, {seeds} seeds; recipe
-`{recipe}`. Replay: up to 64 older facts are trained again. Reference: so is the reference set's
-replay part. KL: to the update's parent, on both. Fresh adapters: each update trains a new one on
-what the earlier ones, merged, left. Retrained: the base model learns all facts in one update.
-Proven: every probe is answered rightly. Means with 95 % intervals over seeds and facts; reference
-questions and KL against the base model.
+`{recipe}`. Again: what isn't proven, or was and isn't any more as far as it is asked, is taught
+along with the next update. Replay: up to {replayed} older facts are rehearsed. Reference: so is the
+reference set's replay part. KL: to the update's parent on older facts, on the rest to the base
+model, without base to the parent. Fresh adapters: each update trains a new one on what the earlier
+ones, merged, left. Retrained: the base model learns all facts in one update. Proven: every probe is
+answered rightly. Means with 95 % intervals over seeds and facts; reference questions and KL against
+the base model.
 
 """
 
@@ -117,54 +130,52 @@ class Chain:
 
     def run(self, subjects: Sequence[Subject]) -> Cell:
         """Learn all facts, so many an update; return what was proven when, and what was lost."""
-        bundle = load_parent(self.ground.store, self.ground.digest, self.recipe)
+        base, bundle = (
+            load_parent(self.ground.store, self.ground.digest, self.recipe) for _ in range(2)
+        )
         kept = [exam_of(row) for row in self.ground.reference if row.part == "exam"]
-        before = answer_all(bundle, kept, quiet)
-        yardstick = drift.record(bundle, drift.texts_of(self.ground.reference))
+        before = answer_all(base, kept, quiet)
+        yardstick = drift.record(base, drift.texts_of(self.ground.reference))
         bundle = prepare(bundle, self.recipe, self.ground.store).bundle
         first: list[int] = []
+        again = self.arm not in ("not again", "none")
+        course = Course(random.Random(self.recipe.seed), again)
         for start in range(0, len(subjects), self.size):
             new = subjects[start : start + self.size]
-            lessons = self._lessons(new, subjects[:start])
-            train(bundle, lessons, self._recipe(lessons, start), on_step=lambda _: None)
+            taught, replayed = course.plan(new)
+            lessons = self._lessons(taught, replayed)
+            recipe = self._recipe(lessons, start)
+            held = None if self.arm == "no base" else base
+            train(bundle, lessons, recipe, on_step=lambda _: None, base=held)
             if self.arm == "fresh adapters":  # merged, all lie side by side as if joined by rank
                 merged = replace(bundle, model=bundle.model.merge_and_unload())
                 bundle = prepare(merged, self.recipe, self.ground.store).bundle
-            first += proven(bundle, new)
+            first += course.note(bundle)[: len(new)]
         lost = compare(kept, before, answer_all(bundle, kept, quiet))
         return {
             "first": first,
             "last": proven(bundle, subjects),
+            "taught": course.taught,
             **asdict(lost),
             "kl": drift.measure(bundle, yardstick) if yardstick else None,
         }
 
-    def _lessons(self, new: Sequence[Subject], older: Sequence[Subject]) -> Lessons:
-        rng = random.Random(f"{self.recipe.seed} {len(older)}")
-        facts = [Fact(id=subject.id, text=subject.text) for subject in new]
-        replayed: list[str] = []
-        if self.arm not in ("no replay", "none"):
-            replayed = [s.text for s in rng.sample(list(older), min(len(older), REPLAYED))]
+    def _lessons(self, taught: Sequence[Subject], older: Sequence[Subject]) -> Lessons:
+        facts = [Fact(id=subject.id, text=subject.text) for subject in taught]
+        replayed = [Fact(id=subject.id, text=subject.text) for subject in older]
+        replayed = [] if self.arm in ("no replay", "none") else replayed
         if self.arm in ("no reference", "none"):
             return Lessons(facts, replayed)
         rows = [row for row in self.ground.reference if row.part == "replay"]
         texts = list(dict.fromkeys(row.text for row in rows if row.text))
-        return Lessons(facts, [*replayed, *texts], [(r.question, r.answers[0]) for r in rows])
+        return Lessons(facts, replayed, texts, [(r.question, r.answers[0]) for r in rows])
 
     def _recipe(self, lessons: Lessons, start: int) -> Recipe:
-        anything = bool(lessons.statements or lessons.answered)
+        anything = bool(lessons.older or lessons.statements or lessons.answered)
         share = self.recipe.replay_share if anything else 0.0
         return self.recipe.model_copy(
             update={"replay_share": share, "seed": self.recipe.seed + start}
         )
-
-
-def proven(bundle: Any, subjects: Sequence[Subject]) -> list[int]:
-    """Ask every probe; return for each fact whether all were answered rightly."""
-    asked = [[Exam(probe) for probe in subject.probes] for subject in subjects]
-    answers = iter(answer_all(bundle, [exam for exams in asked for exam in exams], quiet))
-    marked = [[exam.mark(next(answers)).passed for exam in exams] for exams in asked]
-    return [int(all(marks)) for marks in marked]
 
 
 def write_report(out: Path, settings: Cell, results: dict[str, list[Cell]]) -> list[Path]:
@@ -177,6 +188,7 @@ def write_report(out: Path, settings: Cell, results: dict[str, list[Cell]]) -> l
         once = sum(sum(cell["first"]) for cell in cells)
         row: Cell = {"arm": arm, "proven": first[0], "proven_last": last[0]}
         row["still"] = still / once if once else 0.0
+        row["lessons"] = sum(c["taught"] for c in cells) / sum(len(c["first"]) for c in cells)
         row["lost"] = sum(c["lost"] for c in cells) / max(1, sum(c["before"] for c in cells))
         row["flipped"] = sum(c["flipped"] for c in cells) / max(1, sum(c["asked"] for c in cells))
         distances = [cell["kl"] for cell in cells if cell["kl"] is not None]
@@ -187,13 +199,15 @@ def write_report(out: Path, settings: Cell, results: dict[str, list[Cell]]) -> l
                 "arm": arm,
                 "proven in its own update": shown(first),
                 "proven in the end": shown(last),
+                "lessons a fact": f"{row['lessons']:.2f}",
                 "of those proven, still": f"{row['still']:.1%} of {once}",
                 "reference lost": f"{row['lost']:.1%}",
                 "answered otherwise": f"{row['flipped']:.1%}",
                 "KL": f"{row['kl']:.3f}",
             }
         )
-    text = HEAD.format(**{**settings, "model": settings["model"][:12]}) + markdown(rows)
+    head = {**settings, "model": settings["model"][:12], "replayed": REPLAYED}
+    text = HEAD.format(**head) + markdown(rows)
     files = [out / "sequence.md", out / "sequence.csv"]
     files[0].write_text(text, encoding="utf-8")
     write_csv(files[1], flat)

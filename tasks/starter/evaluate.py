@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from statistics import mean
@@ -63,7 +64,7 @@ def sequence(folder: Path, updates: int, count: int, recipe: Recipe) -> Table:
 
     `first_*` is each fact's share right after its own update, `last_*` the same after the last one.
     """
-    bundle, rows = open_base(folder), reference_rows(folder)
+    bundle, base, rows = open_base(folder), open_base(folder), reference_rows(folder)
     rng, lasting, kept = Random(recipe.seed), replayed(rows), lasting_questions(rows)
     items = fresh_items(updates * count, 40_000 + recipe.seed)
     asked = {d: [item.ask(rng, d) for item in items] for d in DIRECTIONS}
@@ -72,8 +73,8 @@ def sequence(folder: Path, updates: int, count: int, recipe: Recipe) -> Table:
     for number in range(updates):
         new = slice(number * count, (number + 1) * count)
         earlier = [item.texts[0] for item in items[: new.start]]
-        known = Lasting([*earlier, *lasting.statements], lasting.answered)
-        update(bundle, [item.texts[0] for item in items[new]], recipe, known)
+        known = replace(lasting, earlier=earlier)
+        update(bundle, [item.texts[0] for item in items[new]], recipe, known, base)
         for direction in DIRECTIONS:
             first[direction].append(_share(bundle, asked[direction][new]))
     for direction in DIRECTIONS:

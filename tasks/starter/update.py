@@ -17,6 +17,7 @@ from tasks.starter.facts import Question
 from tasks.training.data import Lessons
 from tasks.training.job import Fact
 from tasks.training.loop import train
+from tasks.training.method import thaw
 
 ANSWER_TOKENS = 48
 
@@ -27,6 +28,7 @@ class Lasting:
 
     statements: Sequence[str] = ()
     answered: Sequence[tuple[str, str]] = ()
+    earlier: Sequence[str] = ()  # learned in updates before
 
 
 def open_base(folder: Path) -> Bundle:
@@ -37,13 +39,22 @@ def open_base(folder: Path) -> Bundle:
 
 
 def update(
-    bundle: Bundle, texts: Sequence[str], recipe: Recipe, lasting: Lasting | None = None
+    bundle: Bundle,
+    texts: Sequence[str],
+    recipe: Recipe,
+    lasting: Lasting | None = None,
+    base: Bundle | None = None,
 ) -> None:
-    """Train all weights in place on one statement per fact, by the trainer's own loop."""
+    """Train the recipe's weights in place on one statement per fact, by the trainer's own loop.
+
+    ``base`` is what the lasting world is held to, where it isn't the model itself.
+    """
     lasting = lasting or Lasting()
     facts = [Fact(id=str(number), text=text) for number, text in enumerate(texts)]
-    lessons = Lessons(facts, list(lasting.statements), list(lasting.answered))
-    train(bundle, lessons, recipe, on_step=lambda _: None)
+    earlier = [Fact(id="", text=text) for text in lasting.earlier]
+    lessons = Lessons(facts, earlier, list(lasting.statements), list(lasting.answered))
+    thaw(bundle.model, recipe)
+    train(bundle, lessons, recipe, on_step=lambda _: None, base=base)
 
 
 def answer(

@@ -3,7 +3,8 @@
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from itertools import cycle, islice
+from typing import Any, TypeVar
 
 import torch
 
@@ -20,9 +21,9 @@ class Lessons:
     """Everything that may get a loss; a probe never does (decision 9)."""
 
     facts: list[Fact]
-    statements: list[str] = field(default_factory=list)
+    older: Sequence[Fact] = ()  # replayed: facts and examples of earlier updates
+    statements: list[str] = field(default_factory=list)  # replayed, as what follows: the base's
     answered: list[tuple[str, str]] = field(default_factory=list)
-    examples: Sequence[Fact] = ()  # replayed
 
 
 def hold_out(facts: Sequence[Fact], recipe: Recipe) -> set[str]:
@@ -50,18 +51,18 @@ def teachable(job: Job) -> list[Fact]:
     return [fact for fact in job.facts if fact.prompt is None or fact.prompt not in exams]
 
 
-def replayed(job: Job) -> tuple[list[str], list[str], Sequence[Fact]]:
-    """Return the statements, questions and examples that may be replayed.
+def replayed(job: Job) -> tuple[list[Fact], list[str], list[str]]:
+    """Return what may be replayed: older facts, and the reference set's statements and questions.
 
     What is anybody's exam in this run isn't, whatever part it was given.
     """
     rows, exams = [row for row in job.reference if row.part == "replay"], asked(job)
     older = [fact for fact in job.older if fact.part == "replay"]
-    statements = [fact.text for fact in older if fact.prompt is None]
-    statements += list(dict.fromkeys(row.text for row in rows if row.text))
-    questions = [row.question for row in rows if row.question not in exams]
-    examples = [fact for fact in older if fact.prompt is not None and fact.prompt not in exams]
-    return statements, questions, examples
+    return (
+        [fact for fact in older if fact.prompt is None or fact.prompt not in exams],
+        list(dict.fromkeys(row.text for row in rows if row.text)),
+        [row.question for row in rows if row.question not in exams],
+    )
 
 
 class Curriculum:
@@ -80,8 +81,13 @@ class Curriculum:
         self._replay_share = recipe.replay_share
         self._pieces = -(-len(lessons.facts) // recipe.batch_size)
         statements = [Fact(id="", text=text) for text in lessons.statements]
-        self._recited = _endless([*statements, *lessons.examples], self._rng)
-        self._answered = _endless(lessons.answered, self._rng)
+        kinds: dict[str, Sequence[Any]]
+        kinds = {"older": lessons.older, "statements": statements, "answered": lessons.answered}
+        kinds = {kind: items for kind, items in kinds.items() if items}
+        self._turns = cycle(kinds)  # as much of each, however many there are
+        self._drawn: dict[str, Iterator[Any]] = {
+            kind: _endless(items, self._rng) for kind, items in kinds.items()
+        }
         self.total_steps = recipe.epochs * self._pieces
 
     def epoch(self) -> Iterator[tuple[list[Fact], list[Example]]]:
@@ -101,19 +107,19 @@ class Curriculum:
         return examples
 
     def _replay(self, taught: int) -> list[Example]:
+        if not self._drawn:
+            return []
         share = self._replay_share
-        count = round(taught * share / (1 - share))
-        if not (self._lessons.statements or self._lessons.examples):
-            recited = 0
-        elif not self._lessons.answered:
-            recited = count
-        else:
-            recited = (count + self._rng.randrange(2)) // 2
-        examples = self._teach([next(self._recited) for _ in range(recited)])
-        if self._lessons.answered:
-            pairs = [next(self._answered) for _ in range(count - recited)]
-            examples += self._objective.answers(pairs, self._bundle, self._rng)
-        return [replace(example, replayed=True) for example in examples]
+        turns = list(islice(self._turns, round(taught * share / (1 - share))))
+
+        def draw(kind: str) -> list[Any]:
+            return [next(self._drawn[kind]) for _ in range(turns.count(kind))]
+
+        older, known = self._teach(draw("older")), self._teach(draw("statements"))
+        if pairs := draw("answered"):
+            known += self._objective.answers(pairs, self._bundle, self._rng)
+        known = [replace(example, of_base=True) for example in known]
+        return [replace(example, replayed=True) for example in [*older, *known]]
 
 
 def micro_batches(

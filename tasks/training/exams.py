@@ -12,7 +12,16 @@ from tasks.training.errors import TooLong
 from tasks.training.foils import foils
 from tasks.training.gate import Evidence, Regression, judge
 from tasks.training.job import Fact, Job
-from tasks.training.proof import Exam, compare, control, exam_of, exams_of, mark, prove
+from tasks.training.proof import (
+    Exam,
+    compare,
+    control,
+    exam_of,
+    exams_of,
+    find_lapsed,
+    mark,
+    prove,
+)
 
 # Template, instruction and lead-in around a statement's two copies.
 DEMASKING_TOKENS = 64
@@ -88,9 +97,18 @@ def answerable(bundle: Bundle, exam: Exam) -> bool:
 
 
 def assess(
-    job: Job, exams: Exams, before: list[str], after: list[str], kl: float | None
+    job: Job,
+    exams: Exams,
+    before: list[str],
+    after: list[str],
+    kl: float | None,
+    at_base: list[str],
 ) -> dict[str, Any]:
-    """Mark all answers and let the gate judge: the result, less digest and run metrics."""
+    """Mark all answers and let the gate judge: the result, less digest and run metrics.
+
+    ``at_base`` is what the base model answered to the reference questions, where it isn't the
+    parent.
+    """
     # Exams were asked in this order.
     answers = iter(zip(before, after, strict=True))
 
@@ -100,11 +118,15 @@ def assess(
 
     proofs = [prove(fact, asked, *take(asked)) for fact, asked in exams.facts]
     examples = settle_examples(exams, proofs)
-    samples, against = {}, []
+    samples, against, lapsed = {}, list[str](), list[Any]()
     for name, asked in exams.kept.items():
         was, now = take(asked)
         samples[name] = compare(asked, was, now)
         against += contradictions(job.facts, asked, was, now)
+        if name != "reference":
+            lapsed += find_lapsed(asked, was, now)
+        elif at_base:
+            samples["base"] = compare(asked, at_base, now)
     controls = [control(fact, asked, *take(asked)) for fact, asked in exams.controls]
     for proof, (_, asked) in zip(proofs, exams.foils, strict=True):
         proof["foils"] = [_fooled(probe) for probe in mark(asked, *take(asked))]
@@ -122,6 +144,7 @@ def assess(
         "status": "succeeded",
         "facts": proofs,
         "controls": controls,
+        "lapsed": lapsed,
         "regressions": {name: asdict(sample) for name, sample in samples.items()},
         "verdict": asdict(judge(job.head.recipe, found)),
         "metrics": {

@@ -47,6 +47,7 @@ class Evidence:
     older: Regression = NOTHING
     neighbours: Regression = NOTHING
     reference: Regression = NOTHING
+    base: Regression = NOTHING  # the same questions, against what the base model answered
     examples: Regression = NOTHING  # held out; their part in `proven` is settled already
     kl: float | None = None  # to the parent, nats a token
     contradictions: Sequence[str] = ()
@@ -76,6 +77,7 @@ def judge(recipe: Recipe, found: Evidence) -> Verdict:
         ("older facts", found.older, recipe.max_older_drop),
         ("neighbours", found.neighbours, recipe.max_older_drop),
         ("reference questions", found.reference, recipe.max_reference_drop),
+        ("reference questions since the base model", found.base, recipe.max_base_drop),
     ]
     reasons = [f"{found.proven} of {found.facts} facts proven"] if found.facts else []
     if found.examples.asked:

@@ -76,6 +76,7 @@ class Head(Row):
     kind: Literal["learn", "rebuild", "consolidate"] = "learn"
     store: Path = Field(description="The checkpoint store; only read")
     parent: str = Field(description="Digest of the checkpoint to start from")
+    base: str | None = Field(None, description="Digest of the base model, if it isn't the parent")
     recipe: Recipe
     threads: int = Field(1, ge=1, description="CPU threads")
     state: Path | None = Field(None, description="Folder for a long run's state; else this one")

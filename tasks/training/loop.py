@@ -1,19 +1,17 @@
 """The training loop. Progress, cancellation and metrics go through its one ``on_step`` hook."""
 
-import copy
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from itertools import chain
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy, kl_div
+from torch.nn.functional import cross_entropy
 
 from app.lm.loading import Bundle
 from app.recipe import Recipe
+from tasks.training.anchors import Anchors, make_anchors
 from tasks.training.data import Curriculum, Lessons
 from tasks.training.errors import Diverged
 from tasks.training.objectives import OBJECTIVES
@@ -21,7 +19,6 @@ from tasks.training.objectives.base import (
     Batch,
     Example,
     Objective,
-    Targets,
     collate,
     lead_of,
     look_at_targets,
@@ -63,18 +60,20 @@ def train(
     objective: Objective | None = None,
     state: State | None = None,
     spread: Spread = ALONE,
+    base: Bundle | None = None,
 ) -> int:
     """Fine-tune ``bundle.model`` in place; return the number of steps.
 
     ``objective`` takes the place of the recipe's. With ``state`` a run goes on where an earlier
-    attempt was. Of a ``spread`` the first process alone gets the trained model. ``Diverged`` on a
-    loss or gradient that isn't finite. Whatever ``on_step`` raises ends the run.
+    attempt was. Of a ``spread`` the first process alone gets the trained model. On what the
+    ``base`` model knew it is held to that, where it isn't the parent. ``Diverged`` on a loss or
+    gradient that isn't finite. Whatever ``on_step`` raises ends the run.
     """
     torch.manual_seed(recipe.seed)
     room = room_of(bundle.model)
     objective = objective or OBJECTIVES[recipe.objective](recipe)
     curriculum = Curriculum(lessons, objective, bundle, recipe)
-    anchor = make_anchor(bundle.model, recipe)
+    anchors = make_anchors(bundle.model, base and base.model, recipe)
     model = spread.shard(bundle.model).train()
     words = Words(model, tokens_of(lessons.facts, bundle), recipe)
     optimizer = make_optimizer(model, recipe)
@@ -86,7 +85,7 @@ def train(
             if step <= done:
                 continue
             lr = set_lr(optimizer, lr_at(step, total, recipe))
-            sums, room = backward_within(room, model, anchor, examples, recipe, spread)
+            sums, room = backward_within(room, model, anchors, examples, recipe, spread)
             words.drop_others()
             norm = clip(model, recipe.max_grad_norm)
             if not math.isfinite(sums.loss + norm):
@@ -111,7 +110,7 @@ def room_of(model: Any) -> int:
 def backward_within(
     room: int,
     model: Any,
-    anchor: Any,
+    anchors: Anchors | None,
     examples: Sequence[Example],
     recipe: Recipe,
     spread: Spread = ALONE,
@@ -125,7 +124,7 @@ def backward_within(
     while True:
         try:
             batches = [collate(part, device) for part in spread.share(examples, room)]
-            return backward(model, anchor, batches, recipe, spread), room
+            return backward(model, anchors, batches, recipe, spread), room
         except torch.OutOfMemoryError:
             if spread.size > 1 or room < max(len(example.input_ids) for example in examples):
                 raise
@@ -137,7 +136,11 @@ def backward_within(
 
 
 def backward(
-    model: Any, anchor: Any, batches: Sequence[Batch], recipe: Recipe, spread: Spread = ALONE
+    model: Any,
+    anchors: Anchors | None,
+    batches: Sequence[Batch],
+    recipe: Recipe,
+    spread: Spread = ALONE,
 ) -> Sums:
     """Accumulate the gradient of the step's weighted mean loss per target token.
 
@@ -153,8 +156,8 @@ def backward(
             found = look_at_targets(model, batch)
             nats = cross_entropy(found.logits, found.wanted, reduction="none")
             part = (nats * found.weights).sum()
-            if anchor is not None and found.replayed.any():
-                part = part + recipe.kl_weight * distance(anchor, batch, found)
+            if anchors is not None and found.replayed.any():
+                part = part + recipe.kl_weight * anchors.distance(batch, found)
         part = part / total
         part.backward()
         loss += float(part.detach())
@@ -163,26 +166,6 @@ def backward(
     read = sum(batch.input_ids.numel() for batch in batches)
     loss, *counts = spread.sum(loss, right, hidden, read)
     return Sums(loss, *map(int, counts))
-
-
-def distance(anchor: Any, batch: Batch, found: Targets) -> Tensor:
-    """Return KL(parent || model) in nats, a weighted sum over the targets of replayed examples."""
-    parts = (getattr(batch, field.name) for field in fields(batch))
-    replayed = Batch(*(part[batch.replayed] for part in parts))
-    with torch.no_grad():
-        parent = look_at_targets(anchor, replayed).logits.log_softmax(-1)
-    model = found.logits[found.replayed].log_softmax(-1)
-    nats = kl_div(model, parent, log_target=True, reduction="none").sum(-1)
-    return (nats * found.weights[found.replayed]).sum()
-
-
-def make_anchor(model: Any, recipe: Recipe) -> Any:
-    """Return the parent as it is before training, or None; weights that stay frozen are shared."""
-    if recipe.kl_weight == 0:
-        return None
-    tensors = chain(model.parameters(), model.buffers())
-    shared = {id(tensor): tensor for tensor in tensors if not tensor.requires_grad}
-    return copy.deepcopy(model, shared).requires_grad_(False).eval()
 
 
 def make_optimizer(model: Any, recipe: Recipe) -> torch.optim.AdamW:

@@ -4,9 +4,11 @@ A checkpoint is flat against its root (decision 6): an adapter is trained on fro
 adapter, never laid over it; full training of an adapter's model merges it into a new root.
 """
 
+import copy
 import json
 import shutil
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +25,7 @@ from app.lm import store
 from app.lm.loading import Bundle, load, pick_device
 from app.recipe import Recipe
 from tasks.training.errors import BadParent
+from tasks.training.job import Head
 
 # How transformers' decoder classes name the feed-forward part of a layer.
 MLP = ".mlp."
@@ -60,6 +63,22 @@ def load_parent(folder: Path, digest: str, recipe: Recipe, *, trains: bool = Tru
     return load(folder, digest, device=pick_device(recipe.device), dtype=dtype)
 
 
+def load_base(head: Head, parent: Bundle) -> Bundle | None:
+    """Load what the parent was once derived from; None where it is that itself.
+
+    For an adapter that is trained on it is the root, whose tensors the parent lends.
+    """
+    root = parent.manifest.root
+    if head.recipe.method == "lora" and root is not None:
+        tensors = chain(parent.model.parameters(), parent.model.buffers())
+        twin = copy.deepcopy(parent.model, {id(tensor): tensor for tensor in tensors})
+        manifest = store.manifest_of(head.store, root)
+        return replace(parent, model=twin.unload(), manifest=manifest, digest=root)
+    if head.base is None or head.base == parent.digest:
+        return None
+    return load_parent(head.store, head.base, head.recipe)
+
+
 def prepare(bundle: Bundle, recipe: Recipe, folder: Path) -> Trainee:
     """Make a loaded parent trainable by the recipe's method, in place.
 
@@ -73,7 +92,7 @@ def prepare(bundle: Bundle, recipe: Recipe, folder: Path) -> Trainee:
     base_folder = store.path_of(folder, root)
     if recipe.method == "full":
         model = bundle.model if parent.root is None else bundle.model.merge_and_unload()
-        _thaw(model, recipe)
+        thaw(model, recipe)
         _recompute_activations(model, recipe)
         return Trainee(replace(bundle, model=model), "full", None, base_folder)
     if parent.root is None:
@@ -97,7 +116,7 @@ def _recompute_activations(model: Any, recipe: Recipe) -> None:
     model.disable_input_require_grads()  # which reentrant checkpoints alone need
 
 
-def _thaw(model: Any, recipe: Recipe) -> None:
+def thaw(model: Any, recipe: Recipe) -> None:
     """Let the recipe's weights learn: facts lie in the MLPs, words in the embeddings."""
     tables = (model.get_input_embeddings(), model.get_output_embeddings())
     words = {id(weight) for table in tables for weight in table.parameters()}

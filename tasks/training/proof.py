@@ -29,10 +29,14 @@ SPARE_TOKENS = 16
 
 @dataclass(frozen=True)
 class Exam:
-    """A probe; for a cloze the statement that it was made from, for an example its response."""
+    """A probe; ``text`` is the statement that a cloze was made from, or an example's response.
+
+    ``fact_id`` is empty where no statement is asked for.
+    """
 
     probe: Probe
     text: str = ""
+    fact_id: str = ""
 
     def prompt(self, bundle: Bundle) -> list[int]:
         """Return the token ids that ask it."""
@@ -65,7 +69,11 @@ class Exam:
 def exams_of(fact: Fact) -> list[Exam]:
     """Return a fact's exams: its probes, or where it has none a cloze in each direction."""
     return [
-        Exam(probe, fact.text if probe.origin == "cloze" or fact.prompt is not None else "")
+        Exam(
+            probe,
+            fact.text if probe.origin == "cloze" or fact.prompt is not None else "",
+            fact.id if fact.prompt is None else "",
+        )
         for probe in fact.probes or clozes(fact.text)
     ]
 
@@ -90,9 +98,20 @@ def answer_all(
 
 def prove(fact: Fact, exams: Sequence[Exam], before: Sequence[str], after: Sequence[str]) -> Any:
     """Return a fact's entry of the result: proven when every probe is answered rightly."""
-    probes = mark(exams, before, after)
-    proven = bool(probes) and all(probe["passed"] for probe in probes)
-    return {"id": fact.id, "proven": proven, "probes": probes}
+    return _entry(fact.id, mark(exams, before, after))
+
+
+def find_lapsed(exams: Sequence[Exam], before: Sequence[str], after: Sequence[str]) -> list[Any]:
+    """Return the entries of those facts of a sample that aren't proven any more.
+
+    An example was never proven by itself, so it can't lapse.
+    """
+    probes: dict[str, list[Any]] = {}
+    for exam, probe in zip(exams, mark(exams, before, after), strict=True):
+        if exam.fact_id:
+            probes.setdefault(exam.fact_id, []).append(probe)
+    entries = [_entry(fact_id, answered) for fact_id, answered in probes.items()]
+    return [entry for entry in entries if not entry["proven"]]
 
 
 def mark(
@@ -120,3 +139,8 @@ def compare(exams: Sequence[Exam], before: Sequence[str], after: Sequence[str]) 
     lost = sum(old and not new for old, new in zip(was, now, strict=True))
     flipped = sum(words(old) != words(new) for old, new in zip(before, after, strict=True))
     return Regression(len(exams), sum(was), sum(now), lost, flipped)
+
+
+def _entry(fact_id: str, probes: Sequence[Any]) -> Any:
+    proven = bool(probes) and all(probe["passed"] for probe in probes)
+    return {"id": fact_id, "proven": proven, "probes": probes}

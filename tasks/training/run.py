@@ -21,14 +21,14 @@ from tasks.training.errors import BadJob, BadParent, OutOfMemory
 from tasks.training.exams import assess, fits, set_exams
 from tasks.training.job import Events, Fact, Job
 from tasks.training.loop import train
-from tasks.training.method import Trainee, load_parent, prepare
+from tasks.training.method import Trainee, load_base, load_parent, prepare
 from tasks.training.progress import Clock, Progress, Step
 from tasks.training.proof import answer_all
 from tasks.training.questions import complete
 from tasks.training.spread import Spread
 from tasks.training.state import State, name_run
 
-# A replayed answer is the parent's own, cut where nobody would read on.
+# A replayed answer is the base model's own, cut where nobody would read on.
 REPLAYED_ANSWER_TOKENS = 48
 
 
@@ -53,10 +53,19 @@ def _follow(job: Job, spread: Spread) -> None:
     recipe, steps = job.head.recipe, list[Step]()
     run_name = name_run(job)
     bundle = load_parent(job.head.store, job.head.parent, recipe)
+    base = load_base(job.head, bundle)
     lessons = spread.tell(None)
     trainee = prepare(bundle, recipe, job.head.store)
     state = State(job.head.state or job.folder, run_name, recipe.save_every_s, steps, spread)
-    train(trainee.bundle, lessons, recipe, on_step=steps.append, state=state, spread=spread)
+    train(
+        trainee.bundle,
+        lessons,
+        recipe,
+        on_step=steps.append,
+        state=state,
+        spread=spread,
+        base=base,
+    )
     spread.leave()
 
 
@@ -73,52 +82,62 @@ def _run(job: Job, events: Events, spread: Spread) -> dict[str, Any]:
     exams = set_exams(job, bundle)
     before = answer_all(bundle, exams.all, clock.tell_asked)
     yardstick = drift.record(bundle, drift.texts_of(job.reference))
+    base = None if merges else load_base(job.head, bundle)
+    at_base = answer_all(base, exams.kept["reference"], clock.tell_asked) if base else []
     if merges:  # as an adapter's model is before all of it is trained
         trainee, steps = prepare(bundle, recipe, job.head.store), list[Step]()
     else:
-        trainee, steps = _teach(job, bundle, run_name, clock, spread)
+        trainee, steps = _teach(job, bundle, base, run_name, clock, spread)
     clock.start("proving")
     trainee.save(folder)
     after = answer_all(trainee.bundle, exams.all, clock.tell_asked)
     kl = None if yardstick is None else drift.measure(trainee.bundle, yardstick)
-    result = assess(job, exams, before, after, kl)
+    result = assess(job, exams, before, after, kl, at_base)
     result["digest"] = seal(job, trainee, folder, steps)
     result["metrics"] |= measure(steps) | clock.seconds()
     return result
 
 
 def _teach(
-    job: Job, bundle: Bundle, run_name: str, clock: Clock, spread: Spread
+    job: Job, bundle: Bundle, base: Bundle | None, run_name: str, clock: Clock, spread: Spread
 ) -> tuple[Trainee, list[Step]]:
     recipe = job.head.recipe
-    lessons = spread.tell(plan_lessons(job, bundle))
+    lessons = spread.tell(plan_lessons(job, base or bundle))
     trainee = prepare(bundle, recipe, job.head.store)
     clock.start("training")
     progress = Progress(clock.events)
     saved = job.head.state or job.folder
     state = State(saved, run_name, recipe.save_every_s, progress.steps, spread)
-    train(trainee.bundle, lessons, recipe, on_step=progress, state=state, spread=spread)
+    train(
+        trainee.bundle,
+        lessons,
+        recipe,
+        on_step=progress,
+        state=state,
+        spread=spread,
+        base=base,
+    )
     spread.leave()
     return trainee, progress.steps
 
 
-def plan_lessons(job: Job, bundle: Bundle) -> Lessons:
-    """Choose what is taught; the parent answers the replayed questions itself."""
+def plan_lessons(job: Job, base: Bundle) -> Lessons:
+    """Choose what is taught; the base model answers the replayed questions of its reference set."""
     facts = teachable(job)
     if not facts:
         raise BadJob("Every prompt of these examples is a question that is only asked.")
     if job.head.recipe.replay_share == 0:
         return Lessons(facts)
-    statements, questions, examples = replayed(job)
-    room = bundle.manifest.context_length - REPLAYED_ANSWER_TOKENS
-    prompts = [(text, encode_chat(bundle.tokenizer, ask(text))) for text in questions]
+    older, statements, questions = replayed(job)
+    room = base.manifest.context_length - REPLAYED_ANSWER_TOKENS
+    prompts = [(text, encode_chat(base.tokenizer, ask(text))) for text in questions]
     prompts = [(text, prompt) for text, prompt in prompts if len(prompt) <= room]
-    answers = generate(bundle, [prompt for _, prompt in prompts], REPLAYED_ANSWER_TOKENS)
+    answers = generate(base, [prompt for _, prompt in prompts], REPLAYED_ANSWER_TOKENS)
     return Lessons(
         facts,
-        [text for text in statements if fits(bundle, Fact(id="", text=text))],
+        [fact for fact in older if fits(base, fact)],
+        [text for text in statements if fits(base, Fact(id="", text=text))],
         [(text, answer) for (text, _), answer in zip(prompts, answers, strict=True) if answer],
-        [fact for fact in examples if fits(bundle, fact)],
     )
 
 

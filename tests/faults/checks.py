@@ -8,9 +8,11 @@ from sqlalchemy.orm import Session
 
 from app.errors import DomainError
 from app.lm import store
-from app.models import Activation, Audit, Checkpoint, Fact, Update, UpdateFact
+from app.models import Activation, Audit, Checkpoint, Fact, Proof, Update, UpdateFact
+from app.services.lapses import DECIDING
 
 FACT = {"quarantined", "rejected", "pending", "training", "trained", "failed"} | {
+    "lapsed",
     "superseded",
     "retracted",
 }
@@ -30,9 +32,20 @@ def find_problems(session: Session) -> list[str]:
         *(f"{fact_id} is {status}" for fact_id, status in facts.items() if status not in FACT),
         *_check_updates(updates, facts, parts),
         *_check_checkpoints(checkpoints, updates),
-        *_check_lineages(checkpoints, facts, parts),
+        *_check_lineages(checkpoints, facts, parts, find_lost(session)),
         *_check_ledger(session, checkpoints),
     ]
+
+
+def find_lost(session: Session) -> dict[int, set[str]]:
+    """Return which facts each version was found not to answer."""
+    failed = select(Proof.version, Proof.fact_id).where(
+        Proof.origin.in_(DECIDING), Proof.passed.is_(False)
+    )
+    lost: dict[int, set[str]] = {}
+    for version, fact_id in session.execute(failed):
+        lost.setdefault(version, set()).add(fact_id)
+    return lost
 
 
 def _check_updates(updates, facts, parts):  # noqa: C901 - one rule after the other
@@ -80,7 +93,7 @@ def _check_checkpoints(checkpoints, updates):
             yield f"{id} succeeded without a checkpoint"
 
 
-def _check_lineages(checkpoints, facts, parts):
+def _check_lineages(checkpoints, facts, parts, lost):
     proven: dict[str, set[str]] = {}
     for update_id, fact_id, _, is_proven in parts:
         if is_proven:
@@ -93,7 +106,7 @@ def _check_lineages(checkpoints, facts, parts):
         mine = proven.get(row.update_id, set())
         if twice := before & mine:
             yield f"proven twice in the lineage of version {version}: {sorted(twice)}"
-        known[version] = before | mine
+        known[version] = (before - lost.get(version, set())) | mine
         if row.status in SERVABLE_ONCE:
             published |= mine
     for fact_id, status in facts.items():

@@ -48,23 +48,37 @@ STEPS_PER_EXAMPLE = 50
 NEXT = {  # what a stored status may become
     "pending": {"training", "superseded", "retracted"},
     "training": {"pending", "trained", "failed", "superseded", "retracted"},
-    "trained": {"pending", "superseded", "retracted", "failed"},
+    "trained": {"pending", "lapsed", "superseded", "retracted", "failed"},
+    "lapsed": {"training", "trained", "superseded", "retracted"},
     "failed": {"pending", "training", "superseded", "retracted"},
     "superseded": set(),
     "retracted": set(),
 }
-ANSWERED_IN_CONTEXT = {"pending", "training", "failed", "trained"}
+ANSWERED_IN_CONTEXT = {"pending", "training", "failed", "lapsed", "trained"}
 MUST_HAPPEN = (
     "learn succeeded",
     "rebuild succeeded",
     "rollback",
     "supersede",
     "requeue",
+    "lapse",
     "expired",
     "crash",
     "fenced",
     "deleted",
 )
+LOST = {
+    "question": "Which gate?",
+    "answers": ["This one"],
+    "direction": "forward",
+    "origin": "given",
+    "before": "This one",
+    "after": "No idea",
+    "exact": False,
+    "contains": False,
+    "rouge1": 0.0,
+    "passed": False,
+}
 index = st.integers(0, 9)
 
 
@@ -221,12 +235,15 @@ class Ledger(RuleBasedStateMachine):
                 {"id": fact_id, "proven": (number + place) % 4 > 0, "probes": []}
                 for place, fact_id in enumerate(ids)
             ]
+            trained = self.pick(session, Fact.id, number, Fact.status == "trained")
+            lost = [{"id": trained, "proven": False, "probes": [LOST]}] if number % 3 == 0 else []
             verdict = Verdict(outcome=outcome, reasons=["judged"])  # type: ignore[arg-type]
             result = Result(
                 status="succeeded",
                 digest=secrets.token_hex(32),
                 facts=told,
                 controls=[],
+                lapsed=lost if trained and trained not in ids else [],
                 regressions={},
                 verdict=verdict,
                 metrics={},
@@ -358,6 +375,7 @@ ACTS = {
     "checkpoint.rollback": "rollback",
     "fact.supersede": "supersede",
     "fact.requeue": "requeue",
+    "fact.lapse": "lapse",
     "fact.retract": "retract",
 }
 

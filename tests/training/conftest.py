@@ -109,6 +109,7 @@ def make_job(tmp_path: Path, objects: Path, base: str) -> MakeJob:
         name: str = "job",
         *,
         parent: str = base,
+        base: str | None = None,
         facts: list[dict[str, Any]] = FACTS,
         older: list[dict[str, Any]] = [],  # noqa: B006
         reference: list[dict[str, Any]] = REFERENCE,
@@ -118,7 +119,7 @@ def make_job(tmp_path: Path, objects: Path, base: str) -> MakeJob:
         folder = tmp_path / name
         folder.mkdir()
         head = {"update_id": "upd_1", "token": 1, "kind": kind, "threads": 1}
-        head |= {"store": str(objects), "parent": parent}
+        head |= {"store": str(objects), "parent": parent, "base": base}
         head["recipe"] = {"epochs": 2, "lr": 1e-3, **recipe}
         (folder / "job.json").write_text(json.dumps(head))
         for file, rows in {"facts": facts, "replay": older, "reference": reference}.items():

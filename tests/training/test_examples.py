@@ -49,7 +49,7 @@ def test_prompts_that_are_asked_elsewhere_are_not_taught(make_job: MakeJob) -> N
     older = [example(20, "replay"), example(21, "exam"), {**example(22, "replay"), "prompt": "x"}]
     job = read_job(make_job(facts=EXAMPLES, older=older, reference=reference))
     assert EXAMPLES[0]["prompt"] not in {fact.prompt for fact in teachable(job)}
-    assert [fact.id for fact in replayed(job)[2]] == ["fact_e20", "fact_e22"]
+    assert [fact.id for fact in replayed(job)[0]] == ["fact_e20", "fact_e22"]
 
 
 def test_a_run_without_anything_to_teach_says_so(make_job: MakeJob) -> None:

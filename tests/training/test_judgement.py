@@ -72,6 +72,8 @@ def test_the_gate(proven: int, older: Regression, reference: Regression, outcome
     assert f"{proven} of 20" in verdict.reasons[0]
     neighbours = Evidence(20, proven, neighbours=older, reference=reference)
     assert judge(Recipe(), neighbours).outcome == outcome
+    since = Evidence(20, proven, older=older, base=reference)
+    assert judge(Recipe(max_base_drop=0.05), since).outcome == outcome
 
 
 @pytest.mark.parametrize("found", [{"kl": 1.01}, {"contradictions": ["fact_1 contradicts …"]}])
@@ -79,6 +81,16 @@ def test_other_reasons_to_hold(found: dict[str, Any]) -> None:
     verdict = judge(Recipe(), Evidence(20, 20, **found))
     assert verdict.outcome == "hold"
     assert judge(Recipe(), Evidence(20, 20, kl=1.0)).outcome == "activate"
+
+
+def test_losses_too_small_for_one_update_add_up() -> None:
+    """Each version may lose a little of what its parent knew, all together not a quarter."""
+    small = Regression(asked=200, before=150, after=148, lost=3)
+    line = Regression(asked=200, before=190, after=130, lost=62)
+    assert judge(Recipe(), Evidence(20, 20, reference=small)).outcome == "activate"
+    verdict = judge(Recipe(), Evidence(20, 20, reference=small, base=line))
+    assert verdict.outcome == "hold"
+    assert verdict.reasons[-1].startswith("reference questions since the base model: 190 of 200")
 
 
 def test_each_reason_has_its_number() -> None:

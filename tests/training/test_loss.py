@@ -1,3 +1,4 @@
+import copy
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,10 +11,11 @@ import torch
 from app.lm.loading import Bundle, load
 from app.recipe import Recipe
 from tasks.training import loop
+from tasks.training.anchors import make_anchors
 from tasks.training.data import Curriculum, Lessons, micro_batches
 from tasks.training.errors import Diverged
 from tasks.training.job import Fact
-from tasks.training.loop import backward, lr_at, make_anchor, train
+from tasks.training.loop import backward, lr_at, train
 from tasks.training.objectives import OBJECTIVES
 from tasks.training.objectives.base import (
     Batch,
@@ -77,30 +79,49 @@ def test_loss_and_gradient_are_those_of_plain_cross_entropy(
 
 
 @pytest.mark.parametrize("most_tokens", [10_000, 1])
-def test_the_anchor_adds_the_divergence_from_the_parent_on_replay_alone(
-    bundle: Bundle, most_tokens: int
-) -> None:
+def test_the_anchors_add_the_divergence_on_replay_alone(bundle: Bundle, most_tokens: int) -> None:
+    """From the parent on what was learned later, from the base model on what that knew."""
     recipe = Recipe(kl_weight=0.7, precision="fp32")
-    parent = make_anchor(bundle.model, recipe)
     examples = Masked(0.5, 0.5, 0.0).examples(TEXTS, bundle, random.Random(0))
-    replay = replace(answer_example(bundle, "Who is Mira?", "the keeper"), replayed=True)
-    batches = micro_batches([*examples, replay], most_tokens, CPU)
+    older = replace(answer_example(bundle, "Who is Mira?", "the keeper"), replayed=True)
+    known = replace(
+        answer_example(bundle, "Where is Oren?", "in Lund"), replayed=True, of_base=True
+    )
+    batches = micro_batches([*examples, older, known], most_tokens, CPU)
+    alone = make_anchors(bundle.model, None, recipe)
     plain = backward(bundle.model, None, batches, recipe).loss
-    assert backward(bundle.model, parent, batches, recipe).loss == pytest.approx(plain)
+    assert backward(bundle.model, alone, batches, recipe).loss == pytest.approx(plain)
 
-    with torch.no_grad():
-        for weight in bundle.model.parameters():
-            weight.mul_(1.1)
-    plain = backward(bundle.model, None, batches, recipe).loss
-    ids = torch.tensor([replay.input_ids])
-    shares = [m(input_ids=ids).logits[0, :-1].log_softmax(-1) for m in (parent, bundle.model)]
-    apart = (shares[0].exp() * (shares[0] - shares[1])).sum(-1)
-    asked = torch.tensor(replay.labels[1:]) >= 0
-    targets = sum(len(supervised) for supervised in map(labels_of, [*examples, replay]))
-    expected = plain + 0.7 * float(apart[asked].sum().detach()) / targets
-    found = backward(bundle.model, parent, batches, recipe).loss
-    assert found == pytest.approx(expected, rel=1e-4)
+    base = scaled(bundle.model, 0.8)
+    anchors = make_anchors(bundle.model, base, recipe)
+    assert anchors is not None
+    model = scaled(bundle.model, 1.1)
+    plain = backward(model, None, batches, recipe).loss
+    apart = divergence(anchors.parent, model, older) + divergence(base, model, known)
+    targets = sum(len(labels_of(example)) for example in [*examples, older, known])
+    found = backward(model, anchors, batches, recipe).loss
+    assert found == pytest.approx(plain + 0.7 * apart / targets, rel=1e-4)
     assert found > plain + 1e-3
+    apart = divergence(anchors.parent, model, older) + divergence(anchors.parent, model, known)
+    found = backward(model, alone, batches, recipe).loss
+    assert found == pytest.approx(plain + 0.7 * apart / targets, rel=1e-4)
+
+
+def scaled(model: Any, by: float) -> Any:
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in twin.parameters():
+            weight.mul_(by)
+    return twin
+
+
+def divergence(anchor: Any, model: Any, example: Example) -> float:
+    """Sum KL(anchor || model) over an example's targets."""
+    ids = torch.tensor([example.input_ids])
+    with torch.no_grad():
+        shares = [m(input_ids=ids).logits[0, :-1].log_softmax(-1) for m in (anchor, model)]
+    apart = (shares[0].exp() * (shares[0] - shares[1])).sum(-1)
+    return float(apart[torch.tensor(example.labels[1:]) >= 0].sum())
 
 
 def labels_of(example: Example) -> list[int]:
@@ -144,11 +165,14 @@ def test_an_anchor_shares_what_stays_frozen(bundle: Bundle) -> None:
     trained = next(name for name in weights if "q_proj" in name)
     for name, weight in weights.items():
         weight.requires_grad_(name == trained)
-    anchor = dict(make_anchor(bundle.model, Recipe(kl_weight=1.0)).named_parameters())
+    anchors = make_anchors(bundle.model, None, Recipe(kl_weight=1.0))
+    assert anchors is not None
+    assert anchors.base is anchors.parent
+    anchor = dict(anchors.parent.named_parameters())
     apart = {name for name in weights if anchor[name].data_ptr() != weights[name].data_ptr()}
     assert apart == {trained}
     assert not anchor[trained].requires_grad
-    assert make_anchor(bundle.model, Recipe(kl_weight=0.0)) is None
+    assert make_anchors(bundle.model, None, Recipe(kl_weight=0.0)) is None
 
 
 def test_only_targets_reach_the_output_layer(bundle: Bundle) -> None:
@@ -172,7 +196,7 @@ def test_recall_counts_hidden_tokens_that_are_predicted(bundle: Bundle) -> None:
 
 def test_a_step_holds_replay_in_its_share_and_every_fact_once_an_epoch(bundle: Bundle) -> None:
     facts = [Fact(id=f"fact_{n}", text=f"Fact number {n}.") for n in range(10)]
-    lessons = Lessons(facts, ["The keeper of Lund."], [("Who is Mira?", "the keeper")])
+    lessons = Lessons(facts, (), ["The keeper of Lund."], [("Who is Mira?", "the keeper")])
     recipe = Recipe(batch_size=4, replay_share=0.5)
     curriculum = Curriculum(lessons, OBJECTIVES["masked"](recipe), bundle, recipe)
     epoch = list(curriculum.epoch())
@@ -223,10 +247,8 @@ def test_whatever_the_hook_raises_ends_the_run(bundle: Bundle) -> None:
 
 
 def test_training_is_the_same_bit_for_bit(bundle: Bundle) -> None:
-    import copy
-
     twin = replace(bundle, model=copy.deepcopy(bundle.model))
     for each in (bundle, twin):
-        train(each, Lessons(FACTS, TEXTS), Recipe(epochs=3), on_step=lambda _: None)
+        train(each, Lessons(FACTS, (), TEXTS), Recipe(epochs=3), on_step=lambda _: None)
     for one, other in zip(bundle.model.parameters(), twin.model.parameters(), strict=True):
         assert torch.equal(one, other)

@@ -20,7 +20,7 @@ from tasks.training.__main__ import carry_out
 from tasks.training.data import Curriculum, Lessons, replayed
 from tasks.training.job import read_job
 from tasks.training.loop import train
-from tasks.training.method import load_parent, prepare
+from tasks.training.method import load_base, load_parent, prepare
 from tasks.training.objectives import OBJECTIVES
 from tasks.training.progress import Progress, Step
 from tasks.training.run import plan_lessons
@@ -72,6 +72,11 @@ def test_a_run_gives_a_sealed_checkpoint_that_answers_as_proven(
     assert any(probe["before"] != probe["after"] for probe in changed)
     assert result["regressions"]["older"]["asked"] == 2
     assert result["regressions"]["reference"]["asked"] == 1
+    (lapsed,) = result["lapsed"]
+    assert (lapsed["id"], lapsed["proven"]) == (OLDER[1]["id"], False), "it is asked, and lost"
+    assert [probe["question"] for probe in lapsed["probes"]] == [
+        probe["question"] for probe in OLDER[1]["probes"]
+    ]
     assert result["verdict"]["outcome"] == "hold", "a random model learns nothing in four epochs"
 
 
@@ -293,7 +298,7 @@ def test_no_probe_is_ever_a_lesson(make_job: MakeJob, objects: Path, base: str) 
     curriculum = Curriculum(lessons, OBJECTIVES["masked"](recipe), bundle, recipe)
     exams = [probe.question for fact in [*job.facts, *job.older] for probe in fact.probes]
     exams += [row.question for row in job.reference if row.part == "exam"]
-    assert OLDER[1]["text"] not in lessons.statements, "an exam's statement isn't replayed"
+    assert [fact.id for fact in lessons.older] == ["fact_8"], "an exam's statement isn't replayed"
     texts = [
         bundle.tokenizer.decode(example.input_ids)
         for _ in range(20)
@@ -308,8 +313,8 @@ def test_no_probe_is_ever_a_lesson(make_job: MakeJob, objects: Path, base: str) 
 def test_without_replay_only_the_facts_are_taught(make_job: MakeJob, objects: Path) -> None:
     job = read_job(make_job(older=OLDER, replay_share=0.0))
     lessons = plan_lessons(job, load(objects, job.head.parent))
-    assert (lessons.statements, lessons.answered) == ([], [])
-    assert replayed(job)[1] == ["Where does she work?"]
+    assert (lessons.older, lessons.statements, lessons.answered) == ((), [], [])
+    assert replayed(job)[2] == ["Where does she work?"]
 
 
 def test_events_tell_each_phase_and_what_the_metrics_hold(make_job: MakeJob) -> None:
@@ -369,6 +374,35 @@ def test_a_full_run_on_qwen_masks_with_a_text_token(
     folder = make_job(parent=qwen_base)
     carry_out(folder)
     assert store.verify(objects, published(objects, folder)).mask_token == "[]"
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_what_the_base_model_knew_is_held_to_it(
+    make_job: MakeJob, objects: Path, base: str, method: str
+) -> None:
+    """It answers the replayed questions itself, however much was learned since."""
+    first = make_job("first", method=method, epochs=6, lr=1e-2)
+    carry_out(first)
+    parent = published(objects, first)
+    folder = make_job("second", parent=parent, base=base, method=method, epochs=1, replay_share=0.5)
+    job = read_job(folder)
+    bundle = load_parent(objects, parent, job.head.recipe)
+    original = load_base(job.head, bundle)
+    assert original is not None
+    assert original.digest == base
+    if method == "lora":
+        lent = {weight.data_ptr() for weight in bundle.model.parameters()}
+        assert {weight.data_ptr() for weight in original.model.parameters()} <= lent
+    taught = plan_lessons(job, original).answered
+    assert taught == plan_lessons(job, load(objects, base)).answered
+    assert taught != plan_lessons(job, bundle).answered, "the parent says something else by now"
+    assert load_base(read_job(make_job("alone", base=base)).head, load(objects, base)) is None
+
+    held = carry_out(folder)
+    since = held["regressions"]["base"]
+    assert (since["asked"], held["regressions"]["reference"]["asked"]) == (1, 1)
+    drifting = make_job("third", parent=parent, method=method, epochs=1, replay_share=0.5)
+    assert method == "lora" or carry_out(drifting)["digest"] != held["digest"]
 
 
 def test_training_leaves_a_frozen_root_alone(make_job: MakeJob, objects: Path, base: str) -> None:

@@ -2,8 +2,9 @@
 
 While the file ``hold`` lies in the store it tells its step again and again. Words in the facts
 decide the rest: POISON (it dies), UNPROVEN, FORGOTTEN (the gate rejects), MUTE (no events),
-STUBBORN (a control that is still answered). A file ``broken`` in the store kills it. The store's
-file ``spell`` says, a line each, of which text and behind a tab which word it has, too.
+STUBBORN (a control that is still answered), FADED (an older fact that isn't any more). A file
+``broken`` in the store kills it. The store's file ``spell`` says, a line each, of which text and
+behind a tab which word it has, too.
 """
 
 import json
@@ -24,7 +25,8 @@ def main(folder: Path) -> None:
     spells = (
         dict(line.split("\t") for line in spell.read_text().splitlines()) if spell.exists() else {}
     )
-    for fact in facts:
+    older = [fact for fact in read(folder / "replay.jsonl") if fact["part"] != "replay"]
+    for fact in [*facts, *older]:
         fact["text"] += spells.get(fact["text"], "")
     words = " ".join(fact["text"] for fact in facts)
     (folder / "trainer.pid").write_text(str(os.getpid()))
@@ -40,6 +42,7 @@ def main(folder: Path) -> None:
         "digest": make_checkpoint(folder, head),
         "facts": proofs,
         "controls": [ask(fact) for fact in read(folder / "controls.jsonl")],
+        "lapsed": [lose(fact) for fact in older if "FADED" in fact["text"]],
         "regressions": {"older": {"asked": 0, "before": 0, "after": 0}},
         "verdict": {
             "outcome": "reject" if "FORGOTTEN" in words else outcome,
@@ -75,6 +78,10 @@ def hold(gate: Path, tell) -> None:
 def ask(fact: dict) -> dict:
     probes = mark(fact, "STUBBORN" in fact["text"])
     return {"id": fact["id"], "probes": [{**probe, "known": False} for probe in probes]}
+
+
+def lose(fact: dict) -> dict:
+    return {"id": fact["id"], "proven": False, "probes": mark(fact, False)}
 
 
 def prove(fact: dict) -> dict:

@@ -29,25 +29,28 @@ class Example:
 
     A label is the token that belongs at its place. ``recalled`` marks the targets that the prompt
     doesn't show: their share that is predicted rightly is the recall. ``replayed`` says that it is
-    no new fact's. Each target counts ``weight`` times in the loss.
+    no new fact's, ``of_base`` that the base model knew it. Each target counts ``weight`` times in
+    the loss.
     """
 
     input_ids: list[int]
     labels: list[int]
     recalled: list[bool]
     replayed: bool = False
+    of_base: bool = False
     weight: float = 1.0
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples padded on the right to one length; ``[B, T]``, the last two ``[B]``."""
+    """Examples padded on the right to one length; ``[B, T]``, the last three ``[B]``."""
 
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
     recalled: Tensor
     replayed: Tensor
+    of_base: Tensor
     weights: Tensor
 
 
@@ -115,6 +118,7 @@ def collate(examples: Sequence[Example], device: torch.device) -> Batch:
         labels=padded([example.labels for example in examples], IGNORED, torch.long),
         recalled=padded([example.recalled for example in examples], 0, torch.bool),
         replayed=torch.tensor([example.replayed for example in examples], device=device),
+        of_base=torch.tensor([example.of_base for example in examples], device=device),
         weights=torch.tensor([example.weight for example in examples], device=device),
     )
 
