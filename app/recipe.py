@@ -35,7 +35,9 @@ class Recipe(BaseModel):
     infill_share: float = Field(0.7, ge=0, le=1, description="Samples that ask for a span alone")
     cut_share: float = Field(0.4, ge=0, le=1, description="Of these, show a part of the rest alone")
     replay_share: float = Field(0.4, ge=0, lt=1, description="Share of a step's samples: replay")
-    kl_weight: float = Field(4.0, ge=0, description="Weight of KL(parent || model) on replay")
+    kl_weight: float = Field(
+        4.0, ge=0, description="Weight, on replay, of the KL to the parent and the base model"
+    )
     held_out_share: float = Field(0.2, gt=0, lt=1, description="Examples that are only asked")
     lora_rank: int = Field(16, ge=1, description="Rank of the adapter")
     lora_alpha: int = Field(32, ge=1, description="Scale of the adapter is alpha / rank")

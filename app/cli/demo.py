@@ -73,7 +73,7 @@ def learn(client: AlmanacClient, facts: Sequence[Fact]) -> tuple[int, int]:
 
 def find_update(client: AlmanacClient, facts: Sequence[Fact]) -> Update | None:
     """Start an update of the waiting facts, or find the one that has them."""
-    waiting = [fact.id for fact in facts if fact.status == "pending"]
+    waiting = [fact.id for fact in facts if fact.status in ("pending", "lapsed")]
     try:
         if waiting:
             return client.start_update(fact_ids=waiting)

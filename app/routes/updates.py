@@ -40,7 +40,7 @@ reads = [Depends(needs("updates:read"))]
     "/updates",
     status_code=202,
     response_model=UpdateOut,
-    responses={200: {"model": UpdateOut, "description": "Nothing is pending; this one is live"}},
+    responses={200: {"model": UpdateOut, "description": "Nothing waits; this one is live"}},
 )
 def open_update(
     session: SessionDep,
@@ -49,7 +49,7 @@ def open_update(
     once: OnceDep,
     body: UpdateIn | None = None,
 ) -> Response:
-    """Train pending facts, rebuild without withdrawn ones or merge an adapter, now."""
+    """Train waiting facts, rebuild without withdrawn ones or merge an adapter, now."""
     body = body or UpdateIn()
     if body.kind != "learn" and body.fact_ids is not None:
         raise Invalid(f"A {body.kind} is given no facts.", pointer="/fact_ids")

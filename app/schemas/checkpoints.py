@@ -23,7 +23,7 @@ class CheckpointOut(Output):
     parent: int | None
     status: Literal["ready", "rejected", "deleting", "deleted"]
     is_current: bool
-    facts_count: int = Field(description="Facts proven in its lineage")
+    facts_count: int = Field(description="Facts learned in its lineage, less those found lost")
     metrics: dict[str, Any]
     created_at: datetime
     update_id: str | None

@@ -17,7 +17,7 @@ Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 
 class UpdateIn(Input):
-    """An update to open; without `fact_ids`, of what is pending, oldest first."""
+    """An update to open; without `fact_ids`, of what waits, oldest first, lapsed ones last."""
 
     kind: Literal["learn", "rebuild", "consolidate"] = Field(
         "learn",

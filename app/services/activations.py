@@ -1,18 +1,19 @@
 """What is current: an append-only ledger whose last row says which version answers.
 
 Each row names the one it follows, and that name is unique: of two acts that saw the same current
-version, one wins and the other gets a conflict. No fact row ever changes here.
+version, one wins and the other gets a conflict. No fact row changes here, but those of facts that
+the new version is known to have lost (`lapses`).
 """
 
 from collections.abc import Sequence
 
-from sqlalchemy import CTE, ColumnElement, select
+from sqlalchemy import CTE, ColumnElement, Select, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.errors import Conflict, NotFound
 from app.models import Activation, Checkpoint, Fact, UpdateFact
-from app.services import audit
+from app.services import audit, lapses
 from app.services.audit import Actor
 from app.services.pages import Page, fetch_page
 
@@ -62,13 +63,14 @@ def activate(
     check_ready(session, version)
     if last is not None and last.version == version:
         return last
+    line, known = lineage(session, version), lineage(session, last.version) if last else set()
     if not allow_retracted:
         # An update goes on from current: what current contains already, it doesn't bring back.
-        known = lineage(session, last.version) if last and kind == "automatic" else set()
-        _refuse_retracted(session, lineage(session, version) - known)
+        _refuse_retracted(session, line - known if kind == "automatic" else line)
     row = Activation(previous_id=last.id if last else 0, version=version, kind=kind)
     row.reason, row.actor = reason, actor.name
     append(session, row)
+    lapses.begin(session, actor, line_of(version), line - known)
     audit.record(
         session,
         actor,
@@ -130,7 +132,12 @@ def append(session: Session, row: Activation) -> None:
 
 def lineage(session: Session, version: int) -> set[int]:
     """Return a version's ancestors and itself; empty when it is unknown."""
-    return set(session.scalars(select(ancestry(Checkpoint.version == version).c.version)))
+    return set(session.scalars(line_of(version)))
+
+
+def line_of(version: int | None) -> Select[int]:
+    """Build the query behind `lineage`."""
+    return select(ancestry(Checkpoint.version == version).c.version)
 
 
 def ever_current(session: Session) -> set[int]:

@@ -101,7 +101,7 @@ def _query(postgres: bool) -> Select[str, str, str, int]:
         .where(
             matching(bindparam("words", type_=String()), postgres),
             Fact.prompt.is_(None),
-            Fact.status.in_(("trained", "superseded")),
+            Fact.status.in_(("trained", "lapsed", "superseded")),
             UpdateFact.proven.is_(True),
             Checkpoint.version.in_(lineage),
         )

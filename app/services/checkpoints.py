@@ -7,10 +7,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, selectinload
 
 from app.errors import Conflict, NotFound, Unavailable
-from app.models import Activation, Checkpoint, Fact, UpdateFact
+from app.models import Activation, Checkpoint, Fact
 from app.models.base import JsonObject
 from app.recipe import Architecture
-from app.services import activations, audit
+from app.services import activations, audit, lapses
 from app.services.audit import SYSTEM, Actor
 from app.services.pages import Page, fetch_page
 
@@ -97,15 +97,13 @@ def _pinned(session: Session, version: int) -> Checkpoint:
 
 
 def list_facts(session: Session, version: int, page: Page) -> tuple[Sequence[Fact], bool]:
-    """Return one page of the facts proven in a version's lineage, with their probes."""
+    """Return one page of the facts that a version has learned, with their probes.
+
+    They were proven in its lineage, and it was never found to have lost them.
+    """
     get(session, version)
-    tree = activations.ancestry(Checkpoint.version == version)
-    proven = (
-        select(UpdateFact.fact_id)
-        .join(Checkpoint, Checkpoint.update_id == UpdateFact.update_id)
-        .where(UpdateFact.proven.is_(True), Checkpoint.version.in_(select(tree.c.version)))
-    )
-    return fetch_page(session, Fact, page, [Fact.id.in_(proven)], [selectinload(Fact.probes)])
+    line = activations.line_of(version)
+    return fetch_page(session, Fact, page, [lapses.learned_in(line)], [selectinload(Fact.probes)])
 
 
 def change(session: Session, actor: Actor, version: int, changes: JsonObject) -> Checkpoint:

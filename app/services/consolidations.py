@@ -54,7 +54,7 @@ def open_due(session: Session, most: int) -> Update | None:
     current = session.get_one(Checkpoint, now.version) if now else None
     if current is None or current.kind != "adapter":
         return None
-    line = select(activations.ancestry(Checkpoint.version == current.version).c.version)
+    line = activations.line_of(current.version)
     trained = select(func.count()).where(
         Checkpoint.version.in_(line), Checkpoint.root == current.root
     )

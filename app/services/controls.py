@@ -43,14 +43,14 @@ def record(session: Session, version: int, answered: Sequence[Proof]) -> set[str
 def _superseded(session: Session, update: Update, taught: Sequence[Fact]) -> set[str]:
     """Find what the facts superseded and the parent's weights may still answer."""
     keys = {fact.key for fact in taught if fact.key}
-    tree = activations.ancestry(Checkpoint.version == update.parent)
+    line = activations.line_of(update.parent)
     query = (
         select(Fact.id)
         .distinct()
         .join(UpdateFact, UpdateFact.fact_id == Fact.id)
         .join(Checkpoint, Checkpoint.update_id == UpdateFact.update_id)
         .where(Fact.key.in_(keys), Fact.status == "superseded", UpdateFact.proven.is_not(None))
-        .where(Checkpoint.version.in_(select(tree.c.version)))
+        .where(Checkpoint.version.in_(line))
     )
     ids = {fact.id for fact in taught}
     return {old for old in session.scalars(query) if _followers(session, {old}) & ids}

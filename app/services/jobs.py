@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from app.models import Checkpoint, Fact, UpdateFact
 from app.models.base import JsonObject
-from app.services import activations, controls, relevance, updates
+from app.services import activations, controls, lapses, relevance, updates
 from app.services.runs import TAUGHT, Run
 from app.services.search import find_forms, is_postgres, matching, write_query
 
@@ -38,18 +38,9 @@ def collect(session: Session, run: Run) -> Job:
     parent = session.get_one(Checkpoint, row.parent)
     held = select(UpdateFact.fact_id).where(UpdateFact.update_id == row.id, UpdateFact.active)
     # Ids only: the ledger may hold far more facts than are sampled.
-    learned = (
-        select(UpdateFact.fact_id)
-        .distinct()
-        .join(Checkpoint, Checkpoint.update_id == UpdateFact.update_id)
-        .join(Fact, Fact.id == UpdateFact.fact_id)
-        .where(
-            Checkpoint.version.in_(activations.lineage(session, parent.version)),
-            UpdateFact.proven.is_(True),
-            Fact.status == "trained",
-        )
-    )
-    older = session.scalars(learned.order_by(UpdateFact.fact_id)).all()
+    line = activations.line_of(parent.version)
+    learned = select(Fact.id).where(Fact.status == "trained", lapses.learned_in(line))
+    older = session.scalars(learned.order_by(Fact.id)).all()
     chooser = random.Random(f"{row.recipe['seed']} {row.id}")
     sample = chooser.sample(older, min(len(older), REPLAYED + EXAMINED))
     # Half of a small ledger is replayed, half is only asked.

@@ -5,7 +5,7 @@ the moment it is current, and taught again along with what is new; for itself no
 or a model that is full would be trained without end.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import ColumnElement, Select, SQLColumnExpression, exists, select, update
 from sqlalchemy.orm import Session, aliased
@@ -19,34 +19,20 @@ from app.services.results import ProvenFact
 DECIDING = ("given", "cloze", "model")
 
 
-def record(session: Session, checkpoint: Checkpoint, lost: Sequence[ProvenFact]) -> list[str]:
-    """Store the proofs that learned facts aren't answered any more; return their ids."""
-    asked = Fact.id.in_([fact.id for fact in lost])
-    ids = list(session.scalars(select(Fact.id).where(asked, Fact.status == "trained")))
-    session.add_all(
-        Proof(fact_id=fact.id, version=checkpoint.version, **probe.model_dump())
-        for fact in lost
-        if fact.id in ids
-        for probe in fact.probes
-    )
-    checkpoint.facts_count -= len(ids)
-    return ids
+def learned_in(versions: Select[int], *, proven: bool = True) -> ColumnElement[bool]:
+    """Build the condition that versions of one line know a fact, or were at least taught it.
 
-
-def begin(session: Session, actor: Actor, fact_ids: Sequence[str]) -> None:
-    """Let facts that current has lost wait again.
-
-    Not those that a rebuild is about to teach, or that somebody is changing at this moment.
+    They know it if one of them proved it and none after that was found to have lost it.
     """
-    taught = exists(
-        select(UpdateFact.fact_id).where(UpdateFact.fact_id == Fact.id, UpdateFact.active)
+    verdict: ColumnElement[bool] = UpdateFact.proven.is_not(None)
+    if proven:
+        lost = lost_since(UpdateFact.fact_id, Checkpoint.version, versions)
+        verdict = UpdateFact.proven.is_(True) & ~lost
+    return exists(
+        select(UpdateFact.fact_id)
+        .join(Checkpoint, Checkpoint.update_id == UpdateFact.update_id)
+        .where(UpdateFact.fact_id == Fact.id, verdict, Checkpoint.version.in_(versions))
     )
-    trained = select(Fact.id).where(Fact.id.in_(fact_ids), Fact.status == "trained", ~taught)
-    # The caller holds facts already: whoever holds these may be waiting for one of those.
-    free = session.scalars(trained.order_by(Fact.id).with_for_update(skip_locked=True)).all()
-    session.execute(update(Fact).where(Fact.id.in_(free)).values(status="lapsed", tries=0))
-    changes = {fact_id: ({"status": "trained"}, {"status": "lapsed"}) for fact_id in free}
-    audit.record_each(session, actor, "fact.lapse", changes)
 
 
 def lost_since(
@@ -63,3 +49,47 @@ def lost_since(
             proof.passed.is_(False),
         )
     )
+
+
+def find_lost(session: Session, fact_ids: Sequence[str]) -> dict[str, set[int]]:
+    """Map facts to the versions that were asked and didn't answer."""
+    failed = (Proof.origin.in_(DECIDING), Proof.passed.is_(False))
+    rows = select(Proof.fact_id, Proof.version).where(Proof.fact_id.in_(fact_ids), *failed)
+    lost: dict[str, set[int]] = {}
+    for fact_id, version in session.execute(rows):
+        lost.setdefault(fact_id, set()).add(version)
+    return lost
+
+
+def record(
+    session: Session, checkpoint: Checkpoint, line: Select[int], lost: Sequence[ProvenFact]
+) -> None:
+    """Store the proofs that a version lost what the line above it knew.
+
+    Not of facts that somebody is changing at this moment: the caller holds facts already, and who
+    holds these may be waiting for one of those.
+    """
+    asked = (Fact.id.in_([fact.id for fact in lost]), Fact.status == "trained", learned_in(line))
+    free = select(Fact.id).where(*asked).order_by(Fact.id).with_for_update(skip_locked=True)
+    ids = set(session.scalars(free))
+    session.add_all(
+        Proof(fact_id=fact.id, version=checkpoint.version, **probe.model_dump())
+        for fact in lost
+        if fact.id in ids
+        for probe in fact.probes
+    )
+    checkpoint.facts_count -= len(ids)
+    session.flush()
+
+
+def begin(session: Session, actor: Actor, line: Select[int], fresh: Collection[int]) -> None:
+    """Let trained facts wait again that the `fresh` part of a line, now current, has lost."""
+    failed = select(Proof.fact_id).where(
+        Proof.version.in_(fresh), Proof.origin.in_(DECIDING), Proof.passed.is_(False)
+    )
+    gone = (Fact.id.in_(failed), Fact.status == "trained", ~learned_in(line))
+    free = select(Fact.id).where(*gone).order_by(Fact.id).with_for_update(skip_locked=True)
+    ids = session.scalars(free).all()
+    session.execute(update(Fact).where(Fact.id.in_(ids)).values(status="lapsed", tries=0))
+    changes = {fact_id: ({"status": "trained"}, {"status": "lapsed"}) for fact_id in ids}
+    audit.record_each(session, actor, "fact.lapse", changes)

@@ -61,7 +61,7 @@ class Waiting(NamedTuple):
 def find(session: Session, question: str, limit: int) -> list[Waiting]:
     """Return the waiting facts that help to answer, best first, newest first among equals.
 
-    Waiting are pending, training, failed and held ones, within their validity dates.
+    Waiting are pending, training, lapsed, failed and held ones, within their validity dates.
     """
     asked = relevance.read(question)
     if not (proposed := _propose(session, asked)):

@@ -71,10 +71,9 @@ def publish(session: Session, run: Run, candidate: Candidate) -> Update | None:
     verdict = result.verdict.model_copy(update={"reasons": reasons})
     if verdict.outcome == "activate" and teaches and not learned:
         verdict = Verdict(outcome="hold", reasons=[*reasons, "nothing_learned"])
-    lost = lapses.record(session, checkpoint, result.lapsed)
+    above = activations.line_of(locked.parent)
+    lapses.record(session, checkpoint, above, result.lapsed)
     _end(session, locked, verdict, checkpoint.version, candidate.unserved, len(learned))
-    if locked.outcome == "activated":
-        lapses.begin(session, Actor(locked.id), lost)
     crash_point("activating")
     return locked
 
@@ -161,13 +160,14 @@ def _record_proofs(
 def _try_again(session: Session, fact_ids: list[str]) -> None:
     """Let unproven facts wait again; after the third update without proof they have failed."""
     given_up = Fact.tries + 1 >= MOST_TRIES
+    waiting = case((updates.was_learned(), "lapsed"), else_="pending")
     reason = f"Not proven after {MOST_TRIES} updates."
     session.execute(
         update(Fact)
         .where(Fact.id.in_(fact_ids))
         .values(
             tries=Fact.tries + 1,
-            status=case((given_up, "failed"), else_="pending"),
+            status=case((given_up, "failed"), else_=waiting),
             error=case((given_up, reason), else_=None),
         )
     )
@@ -193,12 +193,12 @@ def _explain(asked: Sequence[Proof]) -> list[str]:
 
 def _let_wait(session: Session, replaced: int, version: int) -> None:
     """Put in line what the replaced version knew, and the new one does not."""
-    lineage = activations.lineage(session, version)
-    removed = activations.lineage(session, replaced) - lineage
+    line = activations.line_of(version)
+    removed = activations.lineage(session, replaced) - set(session.scalars(line))
     left = update(Fact).where(
         Fact.status == "trained",
         Fact.id.in_(rebuilds.proven_by(removed)),
-        Fact.id.not_in(rebuilds.proven_by(lineage)),
+        ~lapses.learned_in(line),
     )
     session.execute(left.values(status="pending", error=None))
 

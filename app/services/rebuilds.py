@@ -17,7 +17,7 @@ from app.errors import Conflict
 from app.models import Activation, Checkpoint, Fact, Proof, Update, UpdateFact
 from app.models.checkpoints import FAILED_CONTROL
 from app.recipe import Recipe
-from app.services import activations, audit, recipes, standing, updates
+from app.services import activations, audit, lapses, recipes, updates
 from app.services.audit import SYSTEM, Actor
 
 MOST_FACTS = 10_000  # taught again at once; older ones wait to be learned on top
@@ -41,8 +41,8 @@ def plan(session: Session) -> Plan | None:
     unwanted = find_unwanted(session, now.version) if now else []
     if now is None or not unwanted:
         return None
-    tree = activations.ancestry(Checkpoint.version == now.version)
-    ancestors = select(Checkpoint).where(Checkpoint.version.in_(select(tree.c.version)))
+    line = activations.line_of(now.version)
+    ancestors = select(Checkpoint).where(Checkpoint.version.in_(line))
     # The base model saw no fact and is never deleted, so there always is a start.
     start = session.scalars(
         ancestors.where(
@@ -55,7 +55,10 @@ def plan(session: Session) -> Plan | None:
         session, start.version
     )
     times = [fact.updated_at for fact in unwanted]
-    kept = select(Fact.id).where(Fact.id.in_(proven_by(removed)), Fact.status == "trained")
+    line = activations.line_of(start.version)
+    kept = select(Fact.id).where(
+        Fact.id.in_(proven_by(removed)), Fact.status == "trained", ~lapses.learned_in(line)
+    )
     newest = session.scalars(kept.order_by(Fact.id.desc()).limit(MOST_FACTS))
     return Plan(now.version, start.version, tuple(newest), min(times), max(times))
 
@@ -66,8 +69,8 @@ def find_unwanted(session: Session, version: int) -> Sequence[Fact]:
     That is every retracted fact, taught with success or not, and every superseded one that was
     still answered when its successor was last examined.
     """
-    tree = activations.ancestry(Checkpoint.version == version)
-    seen = standing.learned_in(select(tree.c.version), proven=False)
+    line = activations.line_of(version)
+    seen = lapses.learned_in(line, proven=False)
     failed = select(Proof.fact_id).where(FAILED_CONTROL)
     superseded = (Fact.status == "superseded", Fact.id.in_(failed), _still_answered())
     retracted = session.scalars(select(Fact).where(Fact.status == "retracted", seen))
@@ -145,7 +148,10 @@ def _open(
 ) -> Update | None:
     """Open the planned rebuild, or return None where another one took its facts."""
     ids = session.scalars(
-        select(Fact.id).where(Fact.id.in_(found.fact_ids)).order_by(Fact.id).with_for_update()
+        select(Fact.id)
+        .where(Fact.id.in_(found.fact_ids), Fact.status == "trained")
+        .order_by(Fact.id)
+        .with_for_update()
     ).all()
     live = (Update.kind == "rebuild", Update.status.in_(updates.LIVE_UPDATE))
     if session.scalar(select(Update.id).where(*live).limit(1)) is not None:
@@ -167,14 +173,14 @@ def _open(
 
 def _first_to_see(session: Session, version: int, facts: Sequence[Fact]) -> int:
     """Return the oldest version of a lineage that was taught any of the facts."""
-    tree = activations.ancestry(Checkpoint.version == version)
+    line = activations.line_of(version)
     query = (
         select(func.min(Checkpoint.version))
         .join(UpdateFact, UpdateFact.update_id == Checkpoint.update_id)
         .where(
             UpdateFact.fact_id.in_([fact.id for fact in facts]),
             UpdateFact.proven.is_not(None),
-            Checkpoint.version.in_(select(tree.c.version)),
+            Checkpoint.version.in_(line),
         )
     )
     return session.scalars(query).one()

@@ -77,8 +77,7 @@ def _spare_known(session: Session, update_id: str, version: int) -> None:
     one path, but for one that a version in between had lost: all that are trained go through here.
     """
     proof = aliased(UpdateFact)
-    tree = activations.ancestry(Checkpoint.version == version)
-    line = select(tree.c.version)
+    line = activations.line_of(version)
     query = (
         select(UpdateFact.fact_id)
         .join(Update, Update.id == UpdateFact.update_id)

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BindParameter, ColumnElement, ScalarSelect, Select, exists, select
+from sqlalchemy import BindParameter, ColumnElement, ScalarSelect, select
 from sqlalchemy.orm import Session
 
 from app.models import Activation, Checkpoint, Fact, UpdateFact
 from app.services.activations import ancestry, served
+from app.services.lapses import find_lost, learned_in
 
 ByFact = dict[str, set[int]]
 Versions = Sequence[int] | BindParameter[Sequence[int]]
@@ -25,21 +26,8 @@ def _current() -> ScalarSelect[int]:
     return select(Activation.version).order_by(Activation.id.desc()).limit(1).scalar_subquery()
 
 
-def learned_in(versions: Select[int], *, proven: bool = True) -> ColumnElement[bool]:
-    """Build the condition that one of the versions proved a fact, or at least was taught it."""
-    return exists(
-        select(UpdateFact.fact_id)
-        .join(Checkpoint, Checkpoint.update_id == UpdateFact.update_id)
-        .where(
-            UpdateFact.fact_id == Fact.id,
-            UpdateFact.proven.is_(True) if proven else UpdateFact.proven.is_not(None),
-            Checkpoint.version.in_(versions),
-        )
-    )
-
-
 def _learned_beside(versions: Versions, apart: Versions) -> ColumnElement[bool]:
-    """Build the condition that one of a few versions proved a trained fact, and none but `apart`.
+    """Build the condition that one of a few versions proved a trained fact that no other knows.
 
     It goes from the versions to their facts, never through the index of all that are trained.
     """
@@ -93,25 +81,35 @@ def held_in(unserved: Versions) -> ColumnElement[bool]:
 
 
 def find_standings(session: Session, facts: Sequence[Fact]) -> dict[str, Standing]:
-    """Say where each fact stands, by id; three queries however many facts."""
+    """Say where each fact stands, by id; four queries however many facts."""
     proven, taught = _find_versions(session, [fact.id for fact in facts])
+    lost: ByFact = {}
     now: set[int] = set()
     past: set[int] = set()
     if taught:
+        lost = find_lost(session, list(taught))
         now.update(session.scalars(select(ancestry(Checkpoint.version == _current()).c.version)))
         past.update(session.scalars(select(served().c.version)))
     standings = {}
     for fact in facts:
         status = fact.status
         learned = proven.get(fact.id, set())
+        gone = lost.get(fact.id, set())
+        known = _know(learned & now, gone & now)
         if status == "trained":
-            status = "learned" if learned & now else "rolled_back" if learned & past else "held"
+            held = learned - past and not _know(learned & past, gone & past)
+            status = "learned" if known else "held" if held else "rolled_back"
         elif status == "retracted" and taught.get(fact.id, set()) & now:
             status = "retracting"
         tells_version = fact.status in ("trained", "superseded", "retracted")
-        version = max(learned & now or learned, default=None) if tells_version else None
+        version = max(known or learned, default=None) if tells_version else None
         standings[fact.id] = Standing(status, version)
     return standings
+
+
+def _know(learned: set[int], lost: set[int]) -> set[int]:
+    """Return those versions that proved a fact and after which none had lost it."""
+    return {version for version in learned if version >= max(lost, default=version)}
 
 
 def _find_versions(session: Session, fact_ids: Sequence[str]) -> tuple[ByFact, ByFact]:

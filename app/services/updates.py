@@ -6,7 +6,7 @@ Writers lock an update's facts before the update (`lock`), so that no two wait f
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, case, exists, select, update
 from sqlalchemy.orm import Session
 
 from app.db import utc_now
@@ -18,6 +18,7 @@ from app.services.audit import SYSTEM, Actor
 from app.services.pages import Page, fetch_page
 
 LIVE_UPDATE = ("queued", "running")
+TAKEN = ("pending", "lapsed")  # statuses of facts that an update takes, in this order
 
 
 def open_update(
@@ -33,7 +34,7 @@ def open_update(
 
     `recipe` needs to set only what differs from the base model's defaults. Returns the update and
     whether it is new: where nothing waits, the youngest queued or running one is returned.
-    Raises `Conflict` (nothing to do; a fact isn't pending), `Invalid` (no such fact, too many) and
+    Raises `Conflict` (nothing to do; a fact doesn't wait), `Invalid` (no such fact, too many) and
     `Unavailable` (no base model yet).
     """
     chosen = recipes.choose(session, recipe)
@@ -173,7 +174,7 @@ def cancel(session: Session, locked: Update) -> None:
     """End a locked update as cancelled; its facts wait again."""
     held = select(UpdateFact.fact_id).where(UpdateFact.update_id == locked.id, UpdateFact.active)
     training = update(Fact).where(Fact.id.in_(held), Fact.status == "training")
-    session.execute(training.values(status="pending"))
+    session.execute(training.values(status=case((was_learned(), "lapsed"), else_="pending")))
     finish(session, locked, "cancelled")
 
 
@@ -198,14 +199,21 @@ def finish(session: Session, locked: Update, status: str, version: int | None = 
     events.add(session, locked.id, "finished", {**data, "error": locked.error})
 
 
+def was_learned() -> ColumnElement[bool]:
+    """Build the condition that some version proved a fact: such a one can wait for others."""
+    proven = (UpdateFact.fact_id == Fact.id, UpdateFact.proven.is_(True))
+    return exists(select(UpdateFact.fact_id).where(*proven))
+
+
 def _take_oldest(session: Session, cap: int) -> Sequence[str]:
-    """Take what is pending, and of what lapsed as much as there is room for: it can wait."""
-    taken = list[str]()
-    for status in ("pending", "lapsed"):
-        waiting = select(Fact.id).where(Fact.status == status).order_by(Fact.id)
-        # Of two that open at the same time, the second waits and then finds these taken.
-        taken += session.scalars(waiting.limit(cap - len(taken)).with_for_update())
-    return taken
+    """Take what is pending, and of what lapsed as much as there is room for."""
+    ids = list[str]()
+    for status in TAKEN:
+        waiting = select(Fact.id).where(Fact.status == status, ~_is_busy()).order_by(Fact.id)
+        ids += session.scalars(waiting.limit(cap - len(ids)))
+    taken = select(Fact.id).where(Fact.id.in_(ids), Fact.status.in_(TAKEN), ~_is_busy())
+    # Of two that open at the same time, the second waits and then finds these taken.
+    return session.scalars(taken.order_by(Fact.id).with_for_update()).all()
 
 
 def _take_named(session: Session, fact_ids: Sequence[str], cap: int) -> Sequence[str]:
@@ -216,11 +224,18 @@ def _take_named(session: Session, fact_ids: Sequence[str], cap: int) -> Sequence
     for index, fact_id in enumerate(fact_ids):
         if fact_id not in found:
             raise Invalid("There is no such fact.", pointer=f"/fact_ids/{index}")
-        if found[fact_id] not in ("pending", "lapsed"):
+        if found[fact_id] not in TAKEN:
             raise Conflict(
-                f"Fact {fact_id} is {found[fact_id]}, not pending.", pointer=f"/fact_ids/{index}"
+                f"Fact {fact_id} is {found[fact_id]}; only a pending or lapsed one is taken.",
+                pointer=f"/fact_ids/{index}",
             )
     return list(found)
+
+
+def _is_busy() -> ColumnElement[bool]:
+    """Build the condition that a live update has a fact, as a rebuild may have a lapsed one."""
+    live = (UpdateFact.fact_id == Fact.id, UpdateFact.active)
+    return exists(select(UpdateFact.fact_id).where(*live))
 
 
 def _find_live(session: Session) -> Update:

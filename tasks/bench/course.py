@@ -40,7 +40,8 @@ class Course:
         marks = proven(bundle, self.asked)
         right = [subject for subject, mark in zip(self.asked, marks, strict=True) if mark]
         asked = {subject.id for subject in self.asked}
-        self.known = [*(s for s in self.known if s.id not in asked), *right]
+        kept = right if self.again else self.asked
+        self.known = [*(s for s in self.known if s.id not in asked), *kept]
         for subject in right:
             del self.tries[subject.id]
         wrong = [subject for subject, mark in zip(self.asked, marks, strict=True) if not mark]

@@ -116,7 +116,7 @@ def teach(client: AlmanacClient) -> None:
     answers = [client.ask(probe.question).answer for probe in probes]
     say("in context, at once", count(probes, answers))
     say("in the weights before", count(probes, ask_all(client, probes, 0)))
-    waiting = [fact.id for fact in facts if fact.status == "pending"]
+    waiting = [fact.id for fact in facts if fact.status in ("pending", "lapsed")]
     opened = client.start_update(fact_ids=waiting)
     update = client.wait_for_update(opened.id)
     say("POST to the update's end", f"{time.monotonic() - started:.0f} s")

@@ -18,7 +18,7 @@ from typing import Any
 from app.lm import store
 from app.recipe import Recipe
 
-MOST_OLDER = 64
+MOST_OLDER = 128
 Rows = list[dict[str, Any]]
 
 
@@ -31,15 +31,16 @@ class Bench:
     threads: int
     recipe: dict[str, Any]
 
-    def sequence(self, parent: str, facts: Rows, updates: int, seed: int) -> None:
+    def sequence(self, base: str, facts: Rows, updates: int, seed: int) -> None:
         """Learn the facts in so many updates, one on the other, and print each."""
+        parent = base
         size = -(-len(facts) // updates)
         for number in range(updates):
             older = facts[: number * size]
             taught = facts[number * size : (number + 1) * size]
             folder = store.staging_folder(self.objects, f"bench.{seed}.{number}")
             try:
-                self._write_job(folder, parent, taught, older[-MOST_OLDER:], seed)
+                self._write_job(folder, base, parent, taught, older[-MOST_OLDER:], seed)
                 started = time.monotonic()
                 result = self._train(folder)
                 report(seed, number, result, time.monotonic() - started)
@@ -47,12 +48,15 @@ class Bench:
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _write_job(self, folder: Path, parent: str, facts: Rows, older: Rows, seed: int) -> None:
+    def _write_job(
+        self, folder: Path, base: str, parent: str, facts: Rows, older: Rows, seed: int
+    ) -> None:
         head = {
             "update_id": f"bench.{seed}",
             "token": 1,
             "store": str(self.objects),
             "parent": parent,
+            "base": base,
             "recipe": {**self.recipe, "seed": seed},
             "threads": self.threads,
         }

@@ -8,7 +8,7 @@ from statistics import mean
 
 from app.recipe import Recipe
 from tasks.starter.build import build
-from tasks.starter.evaluate import measure, overlay, sequence, written
+from tasks.starter.evaluate import measure, overlay, written
 
 
 def main() -> None:
@@ -32,7 +32,6 @@ def main() -> None:
     asked.add_argument("--recipe", type=json.loads, default={}, help="fields of a recipe, as JSON")
     asked.add_argument("--paraphrases", choices=("none", "same", "permuted"), default="none")
     asked.add_argument("--written", type=Path, nargs="*", default=[], help="files of facts")
-    asked.add_argument("--updates", type=int, default=0, help="so many updates of 20, in sequence")
     asked.add_argument("--overlay", type=int, default=0, help="so many statements in context")
     options = parser.parse_args()
     if options.command == "build":
@@ -53,9 +52,6 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.overlay:
         shown = [overlay(options.folder, options.overlay, recipe.seed) for recipe in recipes]
         _print("overlay", shown)
-    if options.updates:
-        lines = [sequence(options.folder, options.updates, 20, recipe) for recipe in recipes]
-        _print(f"{options.updates} updates of 20", lines)
     for file in options.written:
         _print(file.stem, [written(options.folder, file, recipe) for recipe in recipes])
 

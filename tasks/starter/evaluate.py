@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 from statistics import mean
@@ -59,40 +58,21 @@ def measure(folder: Path, count: int, recipe: Recipe, paraphrases: Paraphrases =
     return table | {"kept_after": _share(bundle, kept)}
 
 
-def sequence(folder: Path, updates: int, count: int, recipe: Recipe) -> Table:
-    """Learn fresh facts in several updates, each replaying the earlier ones; ask all at the end.
-
-    `first_*` is each fact's share right after its own update, `last_*` the same after the last one.
-    """
-    bundle, base, rows = open_base(folder), open_base(folder), reference_rows(folder)
-    rng, lasting, kept = Random(recipe.seed), replayed(rows), lasting_questions(rows)
-    items = fresh_items(updates * count, 40_000 + recipe.seed)
-    asked = {d: [item.ask(rng, d) for item in items] for d in DIRECTIONS}
-    table: dict[str, float] = {"kept_before": _share(bundle, kept)}
-    first: dict[str, list[float]] = {d: [] for d in DIRECTIONS}
-    for number in range(updates):
-        new = slice(number * count, (number + 1) * count)
-        earlier = [item.texts[0] for item in items[: new.start]]
-        known = replace(lasting, earlier=earlier)
-        update(bundle, [item.texts[0] for item in items[new]], recipe, known, base)
-        for direction in DIRECTIONS:
-            first[direction].append(_share(bundle, asked[direction][new]))
-    for direction in DIRECTIONS:
-        table[f"first_{direction}"] = mean(first[direction])
-        table[f"last_{direction}"] = _share(bundle, asked[direction])
-    return table | {"kept_after": _share(bundle, kept)}
-
-
 def overlay(folder: Path, count: int, seed: int) -> Table:
-    """Ask with the statement and two unrelated ones in context, nothing trained."""
-    rng = Random(seed)
+    """Ask with the statement in context, alone and among three; nothing is trained."""
+    rng, bundle = Random(seed), open_base(folder)
     items, others = fresh_items(count, 20_000 + seed), fresh_items(2 * count, 30_000 + seed)
     questions = [item.ask(rng) for item in items]
-    notes = [[item.texts[0], *(o.texts[0] for o in rng.sample(others, 2))] for item in items]
-    for note in notes:
+    alone = [[item.texts[0]] for item in items]
+    among = [[*note, *(o.texts[0] for o in rng.sample(others, 2))] for note in alone]
+    for note in among:
         rng.shuffle(note)
-    marks = _scores(open_base(folder), questions, notes)
-    return {"exact": mean(m.exact for m in marks), "rouge1": mean(m.rouge1 for m in marks)}
+    table: Table = {}
+    for name, notes in (("alone", alone), ("among_three", among)):
+        marks = _scores(bundle, questions, notes)
+        table |= {f"{name}_exact": mean(m.exact for m in marks)}
+        table |= {f"{name}_rouge1": mean(m.rouge1 for m in marks)}
+    return table
 
 
 def written(folder: Path, file: Path, recipe: Recipe) -> Table:

@@ -28,7 +28,6 @@ class Lasting:
 
     statements: Sequence[str] = ()
     answered: Sequence[tuple[str, str]] = ()
-    earlier: Sequence[str] = ()  # learned in updates before
 
 
 def open_base(folder: Path) -> Bundle:
@@ -39,22 +38,14 @@ def open_base(folder: Path) -> Bundle:
 
 
 def update(
-    bundle: Bundle,
-    texts: Sequence[str],
-    recipe: Recipe,
-    lasting: Lasting | None = None,
-    base: Bundle | None = None,
+    bundle: Bundle, texts: Sequence[str], recipe: Recipe, lasting: Lasting | None = None
 ) -> None:
-    """Train the recipe's weights in place on one statement per fact, by the trainer's own loop.
-
-    ``base`` is what the lasting world is held to, where it isn't the model itself.
-    """
+    """Train the recipe's weights in place on one statement per fact, by the trainer's own loop."""
     lasting = lasting or Lasting()
     facts = [Fact(id=str(number), text=text) for number, text in enumerate(texts)]
-    earlier = [Fact(id="", text=text) for text in lasting.earlier]
-    lessons = Lessons(facts, earlier, list(lasting.statements), list(lasting.answered))
+    lessons = Lessons(facts, (), list(lasting.statements), list(lasting.answered))
     thaw(bundle.model, recipe)
-    train(bundle, lessons, recipe, on_step=lambda _: None, base=base)
+    train(bundle, lessons, recipe, on_step=lambda _: None)
 
 
 def answer(

@@ -156,7 +156,7 @@ def backward(
             found = look_at_targets(model, batch)
             nats = cross_entropy(found.logits, found.wanted, reduction="none")
             part = (nats * found.weights).sum()
-            if anchors is not None and found.replayed.any():
+            if anchors is not None and batch.replayed.any():
                 part = part + recipe.kl_weight * anchors.distance(batch, found)
         part = part / total
         part.backward()

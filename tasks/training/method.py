@@ -64,19 +64,21 @@ def load_parent(folder: Path, digest: str, recipe: Recipe, *, trains: bool = Tru
 
 
 def load_base(head: Head, parent: Bundle) -> Bundle | None:
-    """Load what the parent was once derived from; None where it is that itself.
+    """Load what the parent was once derived from, to be asked; None where it is that itself.
 
-    For an adapter that is trained on it is the root, whose tensors the parent lends.
+    For an adapter it is the root, whose tensors the parent lends.
     """
     root = parent.manifest.root
-    if head.recipe.method == "lora" and root is not None:
+    if head.recipe.method == "lora":
+        if root is None:
+            return None
         tensors = chain(parent.model.parameters(), parent.model.buffers())
         twin = copy.deepcopy(parent.model, {id(tensor): tensor for tensor in tensors})
         manifest = store.manifest_of(head.store, root)
         return replace(parent, model=twin.unload(), manifest=manifest, digest=root)
     if head.base is None or head.base == parent.digest:
         return None
-    return load_parent(head.store, head.base, head.recipe)
+    return load_parent(head.store, head.base, head.recipe, trains=False)
 
 
 def prepare(bundle: Bundle, recipe: Recipe, folder: Path) -> Trainee:

@@ -1,6 +1,7 @@
 """The sequence experiment: each arm leaves out its defence, and nothing else."""
 
 import json
+import random
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from app.cli.main import main
 from app.recipe import Recipe
 from tasks.bench import sequence
 from tasks.bench.cells import Ground
+from tasks.bench.course import Course
 from tasks.bench.sequence import ARMS, Chain
 from tasks.bench.subjects import Subject
 from tasks.training.job import Reference
@@ -61,11 +63,34 @@ def test_what_becomes_of_an_adapter(tmp_path: Path) -> None:
     assert len({cell["kl"] for cell in cells}) == 3, "the arms were trained differently"
 
 
+@pytest.mark.parametrize("again", [True, False])
+def test_what_is_lost_is_taught_again(monkeypatch: pytest.MonkeyPatch, again: bool) -> None:
+    known = {"0", "1"}
+    monkeypatch.setattr(
+        "tasks.bench.course.proven", lambda _, asked: [int(s.id in known) for s in asked]
+    )
+    course = Course(random.Random(0), again)
+    assert course.plan(SUBJECTS[:2]) == (SUBJECTS[:2], [])
+    assert course.note(None) == [1, 1]
+    known.clear()
+    taught, replayed = course.plan(SUBJECTS[2:3])
+    (examined,) = set(map(id, SUBJECTS[:2])) - set(map(id, replayed))
+    assert (taught, len(replayed)) == (SUBJECTS[2:3], 1)
+    assert course.note(None) == [0, 0]
+    for _ in range(3):
+        taught, _ = course.plan([])
+        assert (examined in map(id, taught)) is again
+        course.note(None)
+    assert course.plan([])[0] == [], "after three tries it is given up"
+
+
 @pytest.mark.parametrize(
     ("arm", "older", "reference"),
     [
         ("all defences", True, True),
         ("no replay", False, True),
+        ("not again", True, True),
+        ("no base", True, True),
         ("no reference", True, False),
         ("no KL", True, True),
         ("none", False, False),
@@ -77,9 +102,9 @@ def test_an_arm_leaves_out_what_it_says(
     rows = [Reference.model_validate(row) for row in REFERENCE]
     chain = Chain(Ground(tmp_path, "0" * 64, rows), arm, Recipe(replay_share=0.4), size=2)
     lessons = chain._lessons(SUBJECTS[2:], SUBJECTS[:2])
-    texts = set(lessons.statements)
-    assert (texts & {subject.text for subject in SUBJECTS[:2]} != set()) is older
-    assert (REFERENCE[1]["text"] in texts, bool(lessons.answered)) == (reference, reference)
+    replayed = [fact.text for fact in lessons.older]
+    assert replayed == ([subject.text for subject in SUBJECTS[:2]] if older else [])
+    assert (REFERENCE[1]["text"] in lessons.statements) is bool(lessons.answered) is reference
     assert REFERENCE[0]["question"] not in {question for question, _ in lessons.answered}
     assert [fact.text for fact in lessons.facts] == [s.text for s in SUBJECTS[2:]]
     assert chain._recipe(lessons, 2).replay_share == (0.4 if older or reference else 0)

@@ -69,13 +69,47 @@ def test_it_is_not_taught_to_a_version_that_still_knows_it(here: Lifecycle) -> N
     assert times_proven(here, lost, 1) == 1
 
 
-def test_a_version_that_is_held_lets_nothing_lapse(here: Lifecycle) -> None:
+def test_a_version_that_is_held_lets_nothing_lapse_until_it_is_activated(here: Lifecycle) -> None:
     older = here.learn(*OLDER)
     here.spell(**FADED)
     ids = here.submit("The new bridge opened.")
     here.deployment.run_here(here.deployment.open(fact_ids=ids, activation="manual"))
     assert here.standings(*older, *ids) == ["learned", "learned", "held"]
+    here.activate(2)
+    assert sorted(here.standings(*older, *ids)) == ["lapsed", "learned", "learned"]
     assert here.checkpoint(2).facts_count == 2
+
+
+def test_what_a_held_version_learned_again_is_given_in_context(here: Lifecycle) -> None:
+    lost, *_ = lose_one(here)
+    here.deployment.run_here(here.deployment.open(activation="manual"))
+    assert here.standings(lost) == ["held"]
+    asked = shown(here, "What does Ilse Varga keep?"), shown(here, "What does Bram Olsen keep?")
+    assert sorted(asked) == [[], [lost]]
+    here.activate(3)
+    assert here.standings(lost) == ["learned"]
+    here.activate(2)
+    assert here.standings(lost) == ["rolled_back"]
+
+
+def test_what_isnt_proven_again_waits_for_others_and_fails_in_the_end(here: Lifecycle) -> None:
+    lost, *_ = lose_one(here)
+    text = OLDER[0] if shown(here, "What does Ilse Varga keep?") else OLDER[1]
+    here.spell(**{text.removesuffix(".").replace(" ", "_"): "UNPROVEN"})
+    for standing in ("lapsed", "lapsed", "failed"):
+        here.deployment.run_here(here.deployment.open())
+        assert here.standings(lost) == [standing]
+        assert here.look() == []
+
+
+def test_a_rebuild_teaches_nothing_that_its_start_still_knows(here: Lifecycle) -> None:
+    lost, kept, newer = lose_one(here)
+    here.deployment.run_here(here.deployment.open())
+    here.retract(newer)
+    (rebuild,) = here.look()
+    assert (rebuild.parent, here.run(rebuild).outcome, here.current()) == (1, "activated", 1)
+    assert here.standings(lost, kept, newer) == ["learned", "learned", "retracted"]
+    assert times_proven(here, lost, 1) == 1
 
 
 def test_what_lapsed_can_be_withdrawn(here: Lifecycle) -> None:

@@ -61,7 +61,6 @@ class Targets:
     logits: Tensor  # [N, V] float32
     wanted: Tensor  # [N] int64
     recalled: Tensor  # [N] bool: the prompt doesn't show it, and it is a new fact's
-    replayed: Tensor  # [N] bool: it belongs to a replayed example
     weights: Tensor  # [N] float32
 
 
@@ -150,7 +149,6 @@ def look_at_targets(model: Any, batch: Batch) -> Targets:
         logits=logits.float(),
         wanted=batch.labels[:, lead:][is_target],
         recalled=(batch.recalled[:, lead:] & ~replayed)[is_target],
-        replayed=replayed[is_target],
         weights=batch.weights[:, None].expand_as(is_target)[is_target],
     )
 
