@@ -30,7 +30,7 @@ class Checkpoint(Base):
     label: Mapped[str | None] = mapped_column(String(200))
     protected: Mapped[bool] = mapped_column(default=False)
     facts_count: Mapped[int] = mapped_column(
-        default=0, doc="Facts learned in its lineage, less those lost"
+        default=0, doc="Learned in its lineage, less those lost"
     )
     metrics: Mapped[JsonObject] = mapped_column(default=dict)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
