@@ -16,6 +16,7 @@ from app.db import Database
 from app.lm.disposal import discard, list_digests
 from app.models import Update
 from app.services import (
+    activations,
     consolidations,
     disposal,
     events,
@@ -92,11 +93,15 @@ class Dispatcher:
             self.clear_out()
 
     def clear_out(self) -> None:
-        """Remove what is too old to matter: replies, events, checkpoints that nobody needs."""
+        """Remove what is too old to matter: replies, events, checkpoints that nobody needs.
+
+        Facts that current has lost lapse now, if somebody was changing them at its activation.
+        """
         settings = self._settings
         with self._database.transaction() as session:
             idempotency.sweep(session)
             events.sweep(session, settings.events_keep_days)
+            activations.look_for_lapses(session)
             disposal.mark(
                 session, keep_activated=settings.keep_activated, grace_s=settings.gc_grace_s
             )

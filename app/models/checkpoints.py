@@ -1,12 +1,24 @@
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, Index, String, Text, text
+from sqlalchemy import (
+    ColumnElement,
+    ForeignKey,
+    Index,
+    String,
+    Text,
+    and_,
+    literal_column,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import utc_now
 from app.models.base import Base, JsonObject
 
 FAILED_CONTROL = text("origin = 'control' AND NOT passed")
+# Origins of the proofs that decide whether a fact is known; the others are controls and foils.
+DECIDING = ("given", "cloze", "model")
+LOST = text(f"origin IN {DECIDING} AND NOT passed")
 
 
 class Checkpoint(Base):
@@ -65,6 +77,8 @@ class Proof(Base):
             sqlite_where=FAILED_CONTROL,
             postgresql_where=FAILED_CONTROL,
         ),
+        # Whether a fact that was proven is known still is asked about each.
+        Index("ix_proofs_lost", "fact_id", "version", sqlite_where=LOST, postgresql_where=LOST),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -84,3 +98,9 @@ class Proof(Base):
     contains: Mapped[bool] = mapped_column(doc="The answer contains an accepted one")
     rouge1: Mapped[float] = mapped_column(doc="ROUGE-1 recall, best accepted answer")
     passed: Mapped[bool]
+
+
+def is_lost(proof: type[Proof]) -> ColumnElement[bool]:
+    """Build the condition that a proof shows a fact not to be known, as its index has it."""
+    deciding = proof.origin.in_([literal_column(f"'{origin}'") for origin in DECIDING])
+    return and_(deciding, ~proof.passed)

@@ -70,7 +70,7 @@ def activate(
     row = Activation(previous_id=last.id if last else 0, version=version, kind=kind)
     row.reason, row.actor = reason, actor.name
     append(session, row)
-    lapses.begin(session, actor, line_of(version), line - known)
+    lapses.begin(session, actor, line_of(version), {*(line - known), version})
     audit.record(
         session,
         actor,
@@ -81,6 +81,12 @@ def activate(
         reason=reason,
     )
     return row
+
+
+def look_for_lapses(session: Session) -> None:
+    """Let facts lapse that current has lost, as far as its activation couldn't."""
+    if (now := current(session)) is not None:
+        lapses.begin(session, audit.SYSTEM, line_of(now.version), {now.version})
 
 
 def rollback(

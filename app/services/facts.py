@@ -178,7 +178,7 @@ def retract(session: Session, actor: Actor, fact_id: str, reason: str | None = N
         before = fact.status
         if before not in LIVE:
             raise Conflict(f"The fact is {before}; only a live one can be retracted.")
-        if before in ("training", "trained"):  # the latter may be taught again by a rebuild
+        if before in ("training", "trained", "lapsed"):  # the latter two by a rebuild
             _stop_training(session, actor, fact_id)
         # Only from the status that was seen: a runner may have moved it since, then look again.
         move = update(Fact).where(Fact.id == fact_id, Fact.status == before)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, select
+from sqlalchemy import ColumnElement, and_, bindparam, select
 from sqlalchemy.orm import Session, selectinload
 
 from app.models import Checkpoint, Fact, UpdateFact
@@ -39,8 +39,8 @@ def collect(session: Session, run: Run) -> Job:
     held = select(UpdateFact.fact_id).where(UpdateFact.update_id == row.id, UpdateFact.active)
     # Ids only: the ledger may hold far more facts than are sampled.
     line = activations.line_of(parent.version)
-    learned = select(Fact.id).where(Fact.status == "trained", lapses.learned_in(line))
-    older = session.scalars(learned.order_by(Fact.id)).all()
+    learned = and_(Fact.status == "trained", lapses.learned_in(line))
+    older = session.scalars(select(Fact.id).where(learned).order_by(Fact.id)).all()
     chooser = random.Random(f"{row.recipe['seed']} {row.id}")
     sample = chooser.sample(older, min(len(older), REPLAYED + EXAMINED))
     # Half of a small ledger is replayed, half is only asked.
@@ -49,7 +49,7 @@ def collect(session: Session, run: Run) -> Job:
     taught = _with_probes(session, Fact.id.in_(held), Fact.status.in_(TAUGHT))
     withdrawn = controls.collect(session, row, taught)
     alike = chooser.sample(taught, min(len(taught), LIKENED))
-    neighbours = _neighbours(session, alike, Fact.id.in_(learned), set(sample))
+    neighbours = _neighbours(session, alike, learned, set(sample))
     return Job(
         parent=parent.digest,
         base=session.get_one(Checkpoint, 0).digest,

@@ -10,13 +10,10 @@ from collections.abc import Collection, Sequence
 from sqlalchemy import ColumnElement, Select, SQLColumnExpression, exists, select, update
 from sqlalchemy.orm import Session, aliased
 
-from app.models import Checkpoint, Fact, Proof, UpdateFact
+from app.models import Checkpoint, Fact, Proof, UpdateFact, is_lost
 from app.services import audit
 from app.services.audit import Actor
 from app.services.results import ProvenFact
-
-# Origins of the proofs that decide whether a fact is known; the others are controls and foils.
-DECIDING = ("given", "cloze", "model")
 
 
 def learned_in(versions: Select[int], *, proven: bool = True) -> ColumnElement[bool]:
@@ -35,6 +32,17 @@ def learned_in(versions: Select[int], *, proven: bool = True) -> ColumnElement[b
     )
 
 
+def proved_in(line: Select[int]) -> ColumnElement[bool]:
+    """Build the condition that a version of a line proved a fact, whether or not it is known still.
+
+    What was only taught to a line, and never proven, can't lapse from it.
+    """
+    proof = aliased(UpdateFact)
+    made = select(Checkpoint.update_id).where(Checkpoint.version.in_(line))
+    here = (proof.fact_id == Fact.id, proof.proven.is_(True), proof.update_id.in_(made))
+    return exists(select(proof.fact_id).where(*here))
+
+
 def lost_since(
     fact_id: SQLColumnExpression[str], version: SQLColumnExpression[int], line: Select[int]
 ) -> ColumnElement[bool]:
@@ -45,16 +53,14 @@ def lost_since(
             proof.fact_id == fact_id,
             proof.version > version,
             proof.version.in_(line),
-            proof.origin.in_(DECIDING),
-            proof.passed.is_(False),
+            is_lost(proof),
         )
     )
 
 
 def find_lost(session: Session, fact_ids: Sequence[str]) -> dict[str, set[int]]:
     """Map facts to the versions that were asked and didn't answer."""
-    failed = (Proof.origin.in_(DECIDING), Proof.passed.is_(False))
-    rows = select(Proof.fact_id, Proof.version).where(Proof.fact_id.in_(fact_ids), *failed)
+    rows = select(Proof.fact_id, Proof.version).where(Proof.fact_id.in_(fact_ids), is_lost(Proof))
     lost: dict[str, set[int]] = {}
     for fact_id, version in session.execute(rows):
         lost.setdefault(fact_id, set()).add(version)
@@ -83,11 +89,12 @@ def record(
 
 
 def begin(session: Session, actor: Actor, line: Select[int], fresh: Collection[int]) -> None:
-    """Let trained facts wait again that the `fresh` part of a line, now current, has lost."""
-    failed = select(Proof.fact_id).where(
-        Proof.version.in_(fresh), Proof.origin.in_(DECIDING), Proof.passed.is_(False)
-    )
-    gone = (Fact.id.in_(failed), Fact.status == "trained", ~learned_in(line))
+    """Let trained facts wait again that the `fresh` part of a line, now current, has lost.
+
+    Those that somebody is changing at this moment are left to the next look.
+    """
+    failed = select(Proof.fact_id).where(Proof.version.in_(fresh), is_lost(Proof))
+    gone = (Fact.id.in_(failed), Fact.status == "trained", proved_in(line), ~learned_in(line))
     free = select(Fact.id).where(*gone).order_by(Fact.id).with_for_update(skip_locked=True)
     ids = session.scalars(free).all()
     session.execute(update(Fact).where(Fact.id.in_(ids)).values(status="lapsed", tries=0))

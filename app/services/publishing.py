@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import case, select, update
+from sqlalchemy import Select, case, select, update
 from sqlalchemy.orm import Session
 
 from app.crash import crash_point
@@ -62,16 +62,16 @@ def publish(session: Session, run: Run, candidate: Candidate) -> Update | None:
     learned = [] if rejected else [fact_id for fact_id in training if fact_id in proven]
     checkpoint.facts_count += len(learned)
     _record_proofs(session, locked, checkpoint.version, result.facts, proven)
+    above = activations.line_of(locked.parent)
     crash_point("proving")
     if locked.kind != "rebuild":
         session.execute(update(Fact).where(Fact.id.in_(learned)).values(status="trained"))
-        _try_again(session, [fact_id for fact_id in training if fact_id not in learned])
+        _try_again(session, above, [fact_id for fact_id in training if fact_id not in learned])
     crash_point("judging")
     reasons = [*result.verdict.reasons, *_explain(asked)]
     verdict = result.verdict.model_copy(update={"reasons": reasons})
     if verdict.outcome == "activate" and teaches and not learned:
         verdict = Verdict(outcome="hold", reasons=[*reasons, "nothing_learned"])
-    above = activations.line_of(locked.parent)
     lapses.record(session, checkpoint, above, result.lapsed)
     _end(session, locked, verdict, checkpoint.version, candidate.unserved, len(learned))
     crash_point("activating")
@@ -157,10 +157,13 @@ def _record_proofs(
     session.flush()
 
 
-def _try_again(session: Session, fact_ids: list[str]) -> None:
-    """Let unproven facts wait again; after the third update without proof they have failed."""
+def _try_again(session: Session, line: Select[int], fact_ids: list[str]) -> None:
+    """Let unproven facts wait again; after the third update without proof they have failed.
+
+    One that the line above once knew has lapsed from it: it waits for others.
+    """
     given_up = Fact.tries + 1 >= MOST_TRIES
-    waiting = case((updates.was_learned(), "lapsed"), else_="pending")
+    waiting = case((lapses.proved_in(line), "lapsed"), else_="pending")
     reason = f"Not proven after {MOST_TRIES} updates."
     session.execute(
         update(Fact)

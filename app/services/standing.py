@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BindParameter, ColumnElement, ScalarSelect, select
+from sqlalchemy import BindParameter, ColumnElement, Select, select
 from sqlalchemy.orm import Session
 
 from app.models import Activation, Checkpoint, Fact, UpdateFact
@@ -22,8 +22,9 @@ class Standing:
     version: int | None
 
 
-def _current() -> ScalarSelect[int]:
-    return select(Activation.version).order_by(Activation.id.desc()).limit(1).scalar_subquery()
+def _current_line() -> Select[int]:
+    last = select(Activation.version).order_by(Activation.id.desc()).limit(1).scalar_subquery()
+    return select(ancestry(Checkpoint.version == last).c.version)
 
 
 def _learned_beside(versions: Versions, apart: Versions) -> ColumnElement[bool]:
@@ -46,7 +47,7 @@ def has_status(session: Session, status: str) -> ColumnElement[bool]:
     The few versions beside the line that serves are looked up first: not knowing how few they are,
     Postgres would look through everything that was ever learned.
     """
-    current = select(ancestry(Checkpoint.version == _current()).c.version)
+    current = _current_line()
     # Weights that were taught a fact may know of it without ever having proven it.
     taught = learned_in(current, proven=False)
     match status:
@@ -57,8 +58,9 @@ def has_status(session: Session, status: str) -> ColumnElement[bool]:
         case "rolled_back":
             beside = select(Checkpoint.version).where(Checkpoint.version.not_in(current))
             apart = session.scalars(beside).all()
-            left = set(apart).difference(find_unserved(session))
-            return _learned_beside(sorted(left), apart)
+            unserved = find_unserved(session)
+            left = sorted(set(apart).difference(unserved))
+            return _learned_beside(left, apart) & ~held_in(unserved)
         case "retracting":
             return (Fact.status == "retracted") & taught
         case "retracted":
@@ -77,7 +79,7 @@ def find_unserved(session: Session) -> Sequence[int]:
 
 def held_in(unserved: Versions) -> ColumnElement[bool]:
     """Build the condition that a fact reads `held`, given what `find_unserved` lists."""
-    return _learned_beside(unserved, unserved)
+    return _learned_beside(unserved, unserved) & ~learned_in(_current_line())
 
 
 def find_standings(session: Session, facts: Sequence[Fact]) -> dict[str, Standing]:
@@ -88,7 +90,7 @@ def find_standings(session: Session, facts: Sequence[Fact]) -> dict[str, Standin
     past: set[int] = set()
     if taught:
         lost = find_lost(session, list(taught))
-        now.update(session.scalars(select(ancestry(Checkpoint.version == _current()).c.version)))
+        now.update(session.scalars(_current_line()))
         past.update(session.scalars(select(served().c.version)))
     standings = {}
     for fact in facts:

@@ -13,7 +13,7 @@ from app.db import utc_now
 from app.errors import Conflict, Invalid, NotFound, Unavailable
 from app.models import Checkpoint, Fact, Update, UpdateFact
 from app.recipe import Recipe
-from app.services import audit, events, recipes
+from app.services import activations, audit, events, lapses, recipes
 from app.services.audit import SYSTEM, Actor
 from app.services.pages import Page, fetch_page
 
@@ -147,7 +147,7 @@ def retry(session: Session, actor: Actor, update_id: str) -> Update:
     ids = session.scalars(
         select(Fact.id)
         .join(UpdateFact, UpdateFact.fact_id == Fact.id)
-        .where(UpdateFact.update_id == update_id, Fact.status.in_(("pending", "failed")))
+        .where(UpdateFact.update_id == update_id, Fact.status.in_((*TAKEN, "failed")), ~_is_busy())
         .order_by(Fact.id)
         .with_for_update(of=Fact)
     ).all()
@@ -174,7 +174,9 @@ def cancel(session: Session, locked: Update) -> None:
     """End a locked update as cancelled; its facts wait again."""
     held = select(UpdateFact.fact_id).where(UpdateFact.update_id == locked.id, UpdateFact.active)
     training = update(Fact).where(Fact.id.in_(held), Fact.status == "training")
-    session.execute(training.values(status=case((was_learned(), "lapsed"), else_="pending")))
+    now = activations.current(session)
+    known = lapses.proved_in(activations.line_of(now.version if now else None))
+    session.execute(training.values(status=case((known, "lapsed"), else_="pending")))
     finish(session, locked, "cancelled")
 
 
@@ -199,12 +201,6 @@ def finish(session: Session, locked: Update, status: str, version: int | None = 
     events.add(session, locked.id, "finished", {**data, "error": locked.error})
 
 
-def was_learned() -> ColumnElement[bool]:
-    """Build the condition that some version proved a fact: such a one can wait for others."""
-    proven = (UpdateFact.fact_id == Fact.id, UpdateFact.proven.is_(True))
-    return exists(select(UpdateFact.fact_id).where(*proven))
-
-
 def _take_oldest(session: Session, cap: int) -> Sequence[str]:
     """Take what is pending, and of what lapsed as much as there is room for."""
     ids = list[str]()
@@ -221,6 +217,7 @@ def _take_named(session: Session, fact_ids: Sequence[str], cap: int) -> Sequence
         raise Invalid(f"An update takes at most {cap} facts.", pointer="/fact_ids")
     query = select(Fact.id, Fact.status).where(Fact.id.in_(fact_ids)).order_by(Fact.id)
     found = {row.id: row.status for row in session.execute(query.with_for_update())}
+    busy = set(session.scalars(select(Fact.id).where(Fact.id.in_(fact_ids), _is_busy())))
     for index, fact_id in enumerate(fact_ids):
         if fact_id not in found:
             raise Invalid("There is no such fact.", pointer=f"/fact_ids/{index}")
@@ -229,6 +226,8 @@ def _take_named(session: Session, fact_ids: Sequence[str], cap: int) -> Sequence
                 f"Fact {fact_id} is {found[fact_id]}; only a pending or lapsed one is taken.",
                 pointer=f"/fact_ids/{index}",
             )
+        if fact_id in busy:
+            raise Conflict("A rebuild is teaching the fact.", pointer=f"/fact_ids/{index}")
     return list(found)
 
 

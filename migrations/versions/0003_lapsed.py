@@ -16,11 +16,22 @@ LIVE = "'quarantined', 'pending', 'training', 'trained', 'failed'"
 WAITING = "'pending', 'training', 'failed'"
 
 
+LOST = sa.text("origin IN ('given', 'cloze', 'model') AND NOT passed")
+
+
 def upgrade() -> None:
+    op.create_index(
+        "ix_proofs_lost",
+        "proofs",
+        ["fact_id", "version"],
+        sqlite_where=LOST,
+        postgresql_where=LOST,
+    )
     _index(f"{LIVE}, 'lapsed'", f"{WAITING}, 'lapsed'")
 
 
 def downgrade() -> None:
+    op.drop_index("ix_proofs_lost", table_name="proofs")
     op.execute("UPDATE facts SET status = 'pending' WHERE status = 'lapsed'")
     _index(LIVE, WAITING)
 

@@ -26,7 +26,7 @@ class Mix:
     overlay: float = 0.25
     copying: float = 0.06
     early_copying: float = 0.5
-    writing: float = 0.02
+    writing: float = 0.04
     sums: float = 0.01
 
 
@@ -130,7 +130,8 @@ class Stream:
         rng = self.rng
         item = make_item(rng, wordings=1)
         notes = [item.texts[0]]
-        notes += [make_item(rng, wordings=1).texts[0] for _ in range(rng.choice((0, 0, 1, 1, 2)))]
+        others = rng.choice((0, 0, 1, 1, 2, 2, 3, 4))
+        notes += [make_item(rng, wordings=1).texts[0] for _ in range(others)]
         rng.shuffle(notes)
         if rng.random() < 0.08:
             question, answer = samples.full_sentence(rng, item)

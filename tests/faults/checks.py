@@ -8,8 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.errors import DomainError
 from app.lm import store
-from app.models import Activation, Audit, Checkpoint, Fact, Proof, Update, UpdateFact
-from app.services.lapses import DECIDING
+from app.models import Activation, Audit, Checkpoint, Fact, Proof, Update, UpdateFact, is_lost
 
 FACT = {"quarantined", "rejected", "pending", "training", "trained", "failed"} | {
     "lapsed",
@@ -39,9 +38,7 @@ def find_problems(session: Session) -> list[str]:
 
 def find_lost(session: Session) -> dict[int, set[str]]:
     """Return which facts each version was found not to answer."""
-    failed = select(Proof.version, Proof.fact_id).where(
-        Proof.origin.in_(DECIDING), Proof.passed.is_(False)
-    )
+    failed = select(Proof.version, Proof.fact_id).where(is_lost(Proof))
     lost: dict[int, set[str]] = {}
     for version, fact_id in session.execute(failed):
         lost.setdefault(version, set()).add(fact_id)

@@ -47,7 +47,7 @@ STEPS = max(1000, sized(5000))  # on each database; with less not everything hap
 STEPS_PER_EXAMPLE = 50
 NEXT = {  # what a stored status may become
     "pending": {"training", "superseded", "retracted"},
-    "training": {"pending", "trained", "failed", "superseded", "retracted"},
+    "training": {"pending", "lapsed", "trained", "failed", "superseded", "retracted"},
     "trained": {"pending", "lapsed", "superseded", "retracted", "failed"},
     "lapsed": {"training", "trained", "superseded", "retracted"},
     "failed": {"pending", "training", "superseded", "retracted"},

@@ -89,7 +89,7 @@ def test_what_a_held_version_learned_again_is_given_in_context(here: Lifecycle) 
     here.activate(3)
     assert here.standings(lost) == ["learned"]
     here.activate(2)
-    assert here.standings(lost) == ["rolled_back"]
+    assert here.standings(lost) == ["lapsed"]
 
 
 def test_what_isnt_proven_again_waits_for_others_and_fails_in_the_end(here: Lifecycle) -> None:

@@ -62,8 +62,12 @@ def test_proven_facts_are_published_and_activated(here: Deployment) -> None:
     assert [(row.proven, row.active) for row in rows] == [(True, False), (False, False)]
 
 
-def test_neighbours_of_what_is_taught_are_asked(here: Deployment) -> None:
+def test_neighbours_of_what_is_taught_are_asked(
+    here: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They share its relation, and are looked for among all that the samples left out."""
+    monkeypatch.setattr(jobs, "REPLAYED", 64)
+    monkeypatch.setattr(jobs, "EXAMINED", 64)
     here.submit(
         "The mayor likes Lund.", *(f"Pia {n} is the mayor of Tarn {n}." for n in range(140))
     )
