@@ -1,5 +1,6 @@
 """All that is asked before and after a run: chosen here, and marked into its result."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
@@ -110,23 +111,15 @@ def assess(
     parent.
     """
     # Exams were asked in this order.
-    answers = iter(zip(before, after, strict=True))
-
-    def take(asked: list[Exam]) -> tuple[list[str], list[str]]:
-        pairs = list(islice(answers, len(asked)))
-        return [was for was, _ in pairs], [now for _, now in pairs]
-
+    take = _reader(before, after)
     proofs = [prove(fact, asked, *take(asked)) for fact, asked in exams.facts]
     examples = settle_examples(exams, proofs)
-    samples, against, lapsed = {}, list[str](), list[Any]()
-    for name, asked in exams.kept.items():
-        was, now = take(asked)
-        samples[name] = compare(asked, was, now)
-        against += contradictions(job.facts, asked, was, now)
-        if name != "reference":
-            lapsed += find_lapsed(asked, was, now)
-        elif at_base:
-            samples["base"] = compare(asked, at_base, now)
+    kept = {name: (asked, *take(asked)) for name, asked in exams.kept.items()}
+    samples = {name: compare(*answered) for name, answered in kept.items()}
+    if at_base:
+        asked, _, now = kept["reference"]
+        samples["base"] = compare(asked, at_base, now)
+    against = [text for told in kept.values() for text in contradictions(job.facts, *told)]
     controls = [control(fact, asked, *take(asked)) for fact, asked in exams.controls]
     for proof, (_, asked) in zip(proofs, exams.foils, strict=True):
         proof["foils"] = [_fooled(probe) for probe in mark(asked, *take(asked))]
@@ -140,21 +133,29 @@ def assess(
         contradictions=list(dict.fromkeys(against)),
     )
     foils = [foil["passed"] for proof in proofs for foil in proof["foils"]]
+    told = {"foils": len(foils), "foils_passed": sum(foils), "kl": kl}
     return {
         "status": "succeeded",
         "facts": proofs,
         "controls": controls,
-        "lapsed": lapsed,
+        "lapsed": find_lapsed(*kept["older"]) + find_lapsed(*kept["neighbours"]),
         "regressions": {name: asdict(sample) for name, sample in samples.items()},
         "verdict": asdict(judge(job.head.recipe, found)),
-        "metrics": {
-            "facts": len(proofs),
-            "proven": proven,
-            "foils": len(foils),
-            "foils_passed": sum(foils),
-            "kl": kl,
-        },
+        "metrics": {"facts": len(proofs), "proven": proven, **told},
     }
+
+
+def _reader(
+    before: list[str], after: list[str]
+) -> Callable[[list[Exam]], tuple[list[str], list[str]]]:
+    """Return what takes the next exams' answers, before and after."""
+    answers = iter(zip(before, after, strict=True))
+
+    def take(asked: list[Exam]) -> tuple[list[str], list[str]]:
+        pairs = list(islice(answers, len(asked)))
+        return [was for was, _ in pairs], [now for _, now in pairs]
+
+    return take
 
 
 def settle_examples(exams: Exams, proofs: list[Any]) -> Regression:

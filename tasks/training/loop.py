@@ -65,9 +65,8 @@ def train(
     """Fine-tune ``bundle.model`` in place; return the number of steps.
 
     ``objective`` takes the place of the recipe's. With ``state`` a run goes on where an earlier
-    attempt was. Of a ``spread`` the first process alone gets the trained model. On what the
-    ``base`` model knew it is held to that, where it isn't the parent. ``Diverged`` on a loss or
-    gradient that isn't finite. Whatever ``on_step`` raises ends the run.
+    attempt was. Of a ``spread`` the first process alone gets the trained model. ``base`` is given
+    where it isn't the parent. ``Diverged`` on a loss or gradient that isn't finite.
     """
     torch.manual_seed(recipe.seed)
     room = room_of(bundle.model)
@@ -95,8 +94,7 @@ def train(
             on_step(Step(step, total, epoch, sums.loss, sums.recall, lr, norm, sums.tokens, room))
             if state:
                 state.keep(model, optimizer)
-    spread.gather(model, bundle.model)
-    bundle.model.eval()
+    spread.gather(model, bundle.model.eval())
     return step
 
 
