@@ -110,8 +110,7 @@ def assess(
     ``at_base`` is what the base model answered to the reference questions, where it isn't the
     parent.
     """
-    # Exams were asked in this order.
-    take = _reader(before, after)
+    take = _reader(before, after)  # exams were asked in this order
     proofs = [prove(fact, asked, *take(asked)) for fact, asked in exams.facts]
     examples = settle_examples(exams, proofs)
     kept = {name: (asked, *take(asked)) for name, asked in exams.kept.items()}
