@@ -1,6 +1,5 @@
 """``almanac demo``: the whole path of a fact, against the running service, in numbered steps."""
 
-import re
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from app.cli.console import Stop, connect, out, table
 from app.cli.imports import read_jsonl, submit
 from app.cli.progress import conclude, watch
 from app.client import AlmanacClient, ApiError, Fact, Probe, Update
+from app.scoring import score
 
 FACTS = Path(__file__).parents[2] / "examples" / "facts.jsonl"
 YOURS = "Petra Aldwin is the mayor of Dunsol."
@@ -145,9 +145,8 @@ def ask_all(client: AlmanacClient, probes: Sequence[Probe], version: int | None)
 
 
 def is_right(answer: str, probe: Probe) -> bool:
-    """Say whether the answer holds an accepted one, word for word."""
-    given = _words(answer)
-    return any(_words(accepted) in given for accepted in probe.answers)
+    """Say whether the answer is right, by the rule of the proofs."""
+    return score(answer, probe.answers).passed
 
 
 def count(probes: Sequence[Probe], answers: Sequence[str]) -> str:
@@ -158,11 +157,6 @@ def count(probes: Sequence[Probe], answers: Sequence[str]) -> str:
         right = [is_right(text, probe) for probe, text in pairs if probe.direction == direction]
         parts.append(f"{direction}s {sum(right)} of {len(right)}")
     return ", ".join(parts)
-
-
-def _words(text: str) -> str:
-    words = re.findall(r"[^\W_]+", text.casefold())
-    return f" {' '.join(words)} "
 
 
 def _choose_fact(yes: bool) -> str:

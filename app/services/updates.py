@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from sqlalchemy import ColumnElement, case, exists, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from app.db import utc_now
 from app.errors import Conflict, Invalid, NotFound, Unavailable
@@ -233,8 +233,8 @@ def _take_named(session: Session, fact_ids: Sequence[str], cap: int) -> Sequence
 
 def _is_busy() -> ColumnElement[bool]:
     """Build the condition that a live update has a fact, as a rebuild may have a lapsed one."""
-    live = (UpdateFact.fact_id == Fact.id, UpdateFact.active)
-    return exists(select(UpdateFact.fact_id).where(*live))
+    part = aliased(UpdateFact)
+    return exists(select(part.fact_id).where(part.fact_id == Fact.id, part.active))
 
 
 def _find_live(session: Session) -> Update:

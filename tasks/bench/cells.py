@@ -10,6 +10,7 @@ from typing import Any
 from app.lm import base
 from app.lm.loading import Bundle
 from app.recipe import Recipe
+from app.scoring import Score
 from tasks.bench.arms import Arm
 from tasks.bench.experiment import Cell
 from tasks.bench.subjects import Subject, is_reversed
@@ -21,7 +22,6 @@ from tasks.training.loop import train
 from tasks.training.method import load_parent, prepare
 from tasks.training.progress import Step
 from tasks.training.proof import Exam, answer_all, compare, exam_of
-from tasks.training.scoring import Score
 
 DIRECTIONS = ("forward", "backward")
 REVERSED = "reversed"

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from app.cli.console import Stop
 from app.cli.imports import read_jsonl
+from app.scoring import words
 from tasks.starter.evaluate import fresh_items, taught
 from tasks.training.job import Fact, Probe
-from tasks.training.scoring import words
 
 WORDINGS = 9
 TUNED = 1 / 3  # share of the facts on which learning rate and epochs are chosen

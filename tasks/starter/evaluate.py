@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from app.lm.loading import Bundle
 from app.recipe import Recipe
+from app.scoring import Score, score
 from tasks.starter.facts import Question
 from tasks.starter.items import Item, make_item
 from tasks.starter.update import Lasting, answer, open_base, update
-from tasks.training.scoring import Score, score
 
 Table = dict[str, float]
 DIRECTIONS = ("forward", "backward")

@@ -6,10 +6,10 @@ answer, or a question that was answered rightly is now answered from a new fact.
 
 from collections.abc import Iterator, Sequence
 
+from app.scoring import words
 from tasks.training.job import Fact
 from tasks.training.objectives.spans import find_names
 from tasks.training.proof import Exam
-from tasks.training.scoring import words
 
 # Of a question that names nothing so many of its words have to be the fact's.
 SHARED = 0.6

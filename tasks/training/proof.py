@@ -12,12 +12,12 @@ from app.lm.chat import encode_chat, encode_text
 from app.lm.generation import generate
 from app.lm.loading import Bundle
 from app.prompts import ask
+from app.scoring import Score, rouge1_recall, score, words
 from tasks.training.gate import Regression
 from tasks.training.job import Fact, Probe, Reference
 from tasks.training.objectives.masked import hide, recovery_prompt
 from tasks.training.objectives.spans import covered, tokenize
 from tasks.training.questions import clozes, hidden_half
-from tasks.training.scoring import Score, rouge1_recall, score, words
 
 # A cloze asks for half a statement, not for a name: nearly all of its words must come back.
 CLOZE_RECALL = 0.8

@@ -10,9 +10,9 @@ from app.lm.chat import encode_chat, encode_text
 from app.lm.generation import generate
 from app.lm.loading import Bundle
 from app.prompts import Message, ask, write_question
+from app.scoring import score, words
 from tasks.training.job import Direction, Fact, Probe
 from tasks.training.objectives.spans import find_names, halves
-from tasks.training.scoring import score, words
 
 QUESTION_TOKENS = 48
 # Room for more than the answer: whether it stops there is part of what is checked.

@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 
 from app.lm.loading import Bundle
 from app.recipe import Recipe
+from app.scoring import score, words
 from tasks.training.contradictions import contradictions
 from tasks.training.gate import Evidence, Regression, Z, judge, wilson
 from tasks.training.job import Fact, Probe
 from tasks.training.proof import Exam, compare, exams_of, prove
-from tasks.training.scoring import score, words
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from app.lm.chat import encode_chat
 from app.lm.generation import generate
 from app.lm.loading import Bundle, load
 from app.prompts import ask
+from app.scoring import words
 from tasks.training.__main__ import carry_out
 from tasks.training.foils import foils
 from tasks.training.job import Fact, Probe
 from tasks.training.questions import complete, is_fair
-from tasks.training.scoring import words
 from tests.training.conftest import FACTS, MakeJob
 
 TEXT = "Mira Tovan keeps the light at Sel Harbour."
