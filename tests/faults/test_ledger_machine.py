@@ -235,15 +235,15 @@ class Ledger(RuleBasedStateMachine):
                 {"id": fact_id, "proven": (number + place) % 4 > 0, "probes": []}
                 for place, fact_id in enumerate(ids)
             ]
-            trained = self.pick(session, Fact.id, number, Fact.status == "trained")
-            lost = [{"id": trained, "proven": False, "probes": [LOST]}] if number % 3 == 0 else []
+            older = (has_status(session, "learned"), Fact.id.not_in(ids))
+            lost = self.pick(session, Fact.id, number, *older) if number % 2 else None
             verdict = Verdict(outcome=outcome, reasons=["judged"])  # type: ignore[arg-type]
             result = Result(
                 status="succeeded",
                 digest=secrets.token_hex(32),
                 facts=told,
                 controls=[],
-                lapsed=lost if trained and trained not in ids else [],
+                lapsed=[{"id": lost, "proven": False, "probes": [LOST]}] if lost else [],
                 regressions={},
                 verdict=verdict,
                 metrics={},
