@@ -1,7 +1,8 @@
 """The overlay: facts that no activated weights hold yet, found for a question.
 
 The full-text index proposes, `relevance` decides; both see the same words on both databases, so
-both give the same facts.
+both give the same facts. Every question waits for these queries: they take columns alone, by the
+connection, as the session's care for objects takes longer than they run.
 """
 
 from collections import Counter
@@ -66,7 +67,7 @@ def find(session: Session, question: str, limit: int) -> list[Waiting]:
     asked = relevance.read(question)
     if not (proposed := _propose(session, asked)):
         return []
-    rows = session.execute(_TEXTS, {"ids": proposed})  # columns alone: whole rows take far longer
+    rows = session.connection().execute(_TEXTS, {"ids": proposed})
     candidates = [Waiting(*row) for row in rows]
     scored = [(relevance.score(asked, relevance.read(fact.text)), fact) for fact in candidates]
     scored.sort(key=lambda pair: (pair[0], pair[1].id), reverse=True)
@@ -91,7 +92,8 @@ def _propose(session: Session, asked: Text) -> list[str]:
     postgres, unserved = is_postgres(session), find_unserved(session)
     queries = {f"query{n}": write_query(postgres, group) for n, group in enumerate(groups)}
     given = {"now": utc_now(), "unserved": unserved} if unserved else {"now": utc_now()}
-    rows = session.execute(_query(len(groups), postgres, bool(unserved)), queries | given).all()
+    query = _query(len(groups), postgres, bool(unserved))
+    rows = session.connection().execute(query, queries | given).all()
     frequency = Counter(number for number, _ in rows)
     weights: dict[str, float] = {}
     for number, fact_id in rows:

@@ -74,7 +74,7 @@ _UNSERVED = select(Checkpoint.version).where(Checkpoint.version.not_in(select(se
 
 def find_unserved(session: Session) -> Sequence[int]:
     """List the versions that lie beside every line that serves or served."""
-    return session.scalars(_UNSERVED).all()
+    return session.connection().scalars(_UNSERVED).all()
 
 
 def held_in(unserved: Versions) -> ColumnElement[bool]:

@@ -131,24 +131,28 @@ async def overlay(running: Deployment, sizes: Sizes) -> list[Figure]:
 
 
 async def overhead(running: Deployment, sizes: Sizes) -> list[Figure]:
-    """Ask the API and the engine the same questions, in turn, and compare the medians.
+    """Ask the API and the engine the same questions, in turn; the median of the differences.
 
-    Facts wait, so the overlay is searched, and not the base model answers, so facts are attributed.
+    Each question is compared with itself, for answers differ in length much more than the ways to
+    them. Facts wait, so the overlay is searched, and not the base model answers, so facts are attributed.
     """
     asked = [row["question"] for row in reference()[-sizes.samples // 2 :]]
     await running.activate(1)
     api, engine = qa(running.urls[:1]), chat(running.settings.engine_url, running.digests[1])
     figures = []
     for clients in (1, CLIENTS):
-        seen: dict[str, list[Reply]] = {"api": [], "engine": []}
+        direct: list[Reply] = []
+        added: list[float] = []
         for start in range(0, len(asked), 2 * clients):  # in turn, so that both meet the same load
             part = asked[start : start + 2 * clients]
-            seen["engine"] += await ask_all(engine, part, clients)
-            seen["api"] += await ask_all(api, part, clients, running.headers())
-        added = median_ms(seen["api"]) - median_ms(seen["engine"])
+            found = await ask_all(engine, part, clients)
+            took = {reply.question: reply.seconds for reply in found}
+            through = await ask_all(api, part, clients, running.headers())
+            added += [1000 * (reply.seconds - took[reply.question]) for reply in through]
+            direct += found
         name = f"p50 added by the API, {clients} client{'s' * (clients > 1)}"
-        value = f"{added:.1f} ms (engine called directly: {median_ms(seen['engine']):.1f} ms)"
-        goal = ("<= 5 ms", added <= 5) if clients == 1 else ("reported", None)
+        value = f"{median(added):.1f} ms (engine called directly: {median_ms(direct):.1f} ms)"
+        goal = ("<= 5 ms", median(added) <= 5) if clients == 1 else ("reported", None)
         figures.append(Figure(name, value, *goal))
     return figures
 
