@@ -14,6 +14,8 @@ from tasks.training.job import Fact, Job
 from tasks.training.objectives.base import Batch, Example, Objective, collate
 
 T = TypeVar("T")
+# What a micro-batch costs beside its tokens, as a share of the most that it may have.
+OWN_COST = 1 / 32
 
 
 @dataclass(frozen=True)
@@ -131,13 +133,28 @@ def micro_batches(
 
 
 def group(ordered: Sequence[Example], most_tokens: int) -> list[list[Example]]:
-    """Cut examples, shortest first, into micro-batches; none of no examples."""
-    groups: list[list[Example]] = []
-    for example in ordered:
-        if not groups or (len(groups[-1]) + 1) * len(example.input_ids) > most_tokens:
-            groups.append([])
-        groups[-1].append(example)
-    return groups
+    """Cut examples, shortest first, into micro-batches of the least cost; none of no examples.
+
+    A micro-batch costs its tokens, padding among them, and as much as a small share of
+    ``most_tokens`` for itself, however short it is.
+    """
+    lengths = [len(example.input_ids) for example in ordered]
+    # The least cost of the first so many examples, and where the last micro-batch of them begins.
+    best: list[tuple[float, int]] = [(0.0, 0)]
+    for end, longest in enumerate(lengths, start=1):
+        least = max(0, end - max(1, most_tokens // longest))
+        best.append(
+            min(
+                (best[begin][0] + (end - begin) * longest + most_tokens * OWN_COST, begin)
+                for begin in range(least, end)
+            )
+        )
+    groups, end = [], len(ordered)
+    while end:
+        begin = best[end][1]
+        groups.append(list(ordered[begin:end]))
+        end = begin
+    return groups[::-1]
 
 
 def _endless(items: Sequence[T], rng: random.Random) -> Iterator[T]:

@@ -12,7 +12,7 @@ from app.lm.loading import Bundle, load
 from app.recipe import Recipe
 from tasks.training import loop
 from tasks.training.anchors import make_anchors
-from tasks.training.data import Curriculum, Lessons, micro_batches
+from tasks.training.data import Curriculum, Lessons, group, micro_batches
 from tasks.training.errors import Diverged
 from tasks.training.job import Fact
 from tasks.training.loop import backward, lr_at, train
@@ -133,7 +133,8 @@ def test_micro_batches_are_halved_until_they_fit(
 ) -> None:
     """The step is the same, nothing of a failed try is left in it; one example can't be halved."""
     recipe = Recipe(precision="fp32")
-    examples = Masked(0.5, 0.5, 0.0).examples(TEXTS, bundle, random.Random(0))
+    texts = [*TEXTS, TEXTS[1]]  # two as long as each other, which go together where they may
+    examples = Masked(0.5, 0.5, 0.0).examples(texts, bundle, random.Random(0))
     expected = backward(bundle.model, None, micro_batches(examples, 10_000, CPU), recipe)
     gradients = [weight.grad.clone() for weight in bundle.model.parameters()]
     bundle.model.zero_grad()
@@ -143,7 +144,7 @@ def test_micro_batches_are_halved_until_they_fit(
     def fill(model: Any, batch: Batch) -> Targets:
         tried.append(batch.input_ids.numel())
         found = look_at_targets(model, batch)
-        if batch.input_ids.numel() > least or len(tried) == 3:  # the second half of a step
+        if batch.input_ids.numel() > least or len(tried) == 5:  # in the midst of a step
             raise torch.OutOfMemoryError
         return found
 
@@ -213,6 +214,18 @@ def test_micro_batches_hold_alike_lengths_and_stay_below_the_limit(bundle: Bundl
     lengths = [int(row.sum()) for batch in batches for row in batch.attention_mask]
     assert lengths == sorted(len(example.input_ids) for example in examples)
     assert all(batch.input_ids.numel() <= 400 for batch in batches)
+
+
+def test_micro_batches_are_cut_where_that_saves_more_padding_than_it_costs() -> None:
+    def sizes(*lengths: int, most: int) -> list[int]:
+        return [len(part) for part in group([Example([0] * n, [], []) for n in lengths], most)]
+
+    assert sizes(20, 20, 80, 80, most=640) == [2, 2]  # 120 places of padding; another costs 20
+    assert sizes(20, 20, 80, 80, most=4096) == [4]  # here it costs 128
+    assert sizes(70, 75, 80, 80, most=640) == [4]
+    assert sizes(80, 80, 80, most=160) == [1, 2]
+    assert sizes(80, 90, most=10) == [1, 1]
+    assert sizes(most=100) == []
 
 
 def test_the_learning_rate_rises_stays_and_falls() -> None:
