@@ -54,14 +54,14 @@ class Told:
 
 
 class Life:
-    """One streamed item with the count of its exposures."""
+    """One streamed item with the count of its exposures; `late`: so much of a life comes on top."""
 
-    def __init__(self, rng: Random, mix: Mix, encoder: Encoder, worn: float = 0.0) -> None:
+    def __init__(self, rng: Random, mix: Mix, encoder: Encoder, late: float = 0.0) -> None:
         wordings = 1 if rng.random() < mix.one_wording else 4
         self.told = Told(make_item(rng, wordings=wordings), encoder)
         self.stated = rng.randint(*mix.stated)
         self.end = self.stated + mix.asked
-        self.count = round(worn * self.end)
+        self.count = -round(late * self.end)
         self.asked: set[str] = set()
 
 
@@ -84,8 +84,9 @@ class Stream:
     def grow(self, active: int) -> None:
         """Let so many items be alive from now on, if it is more than there are."""
         for _ in range(active - len(self.lives)):
-            worn = self.rng.random() * 0.5
-            self.lives.append(Life(self.rng, self.mix, self.encoder, worn))
+            # Begun together, they end apart: none is asked about before it was stated enough.
+            late = self.rng.random() * 0.5
+            self.lives.append(Life(self.rng, self.mix, self.encoder, late))
 
     def sample(self, early: bool = False) -> Sample:
         """Draw the next sample; an early model gets more of what teaches it to copy."""
