@@ -23,7 +23,7 @@ class Recipe(BaseModel):
         " none); MLPs",
     )
     lr: float = Field(4e-4, gt=0, description="Peak learning rate")
-    epochs: int = Field(150, ge=1, description="Exposures of each fact")
+    epochs: int = Field(300, ge=1, description="Exposures of each fact")
     batch_size: int = Field(32, ge=1, description="Facts in one step")
     warmup_share: float = Field(0.02, ge=0, le=1, description="Share of steps with rising lr")
     decay_share: float = Field(0.3, ge=0, le=1, description="Share of steps with falling lr")
@@ -34,7 +34,7 @@ class Recipe(BaseModel):
     span_share: float = Field(0.5, ge=0, le=1, description="Samples masked as whole spans")
     infill_share: float = Field(0.7, ge=0, le=1, description="Samples that ask for a span alone")
     cut_share: float = Field(0.4, ge=0, le=1, description="Of these, show a part of the rest alone")
-    replay_share: float = Field(0.4, ge=0, lt=1, description="Share of a step's samples: replay")
+    replay_share: float = Field(0.25, ge=0, lt=1, description="Share of a step's samples: replay")
     kl_weight: float = Field(
         4.0, ge=0, description="Weight, on replay, of the KL to the parent and the base model"
     )
