@@ -54,6 +54,7 @@ class UpdateError(Output):
 
     type: str
     detail: str
+    fact_ids: list[str] = Field([], description="Facts that the trainer names, if it knows any")
     continued_by: list[str] = Field([], description="Updates that go on with its other facts")
 
 

@@ -151,7 +151,7 @@ def fail(session: Session, run: Run, error: JsonObject) -> Update | None:
     if locked.cancel_requested or (not facts and locked.kind != "consolidate"):
         updates.cancel(session, locked)
         return locked
-    shown = {"type": error["type"], "detail": error["detail"]}
+    shown: JsonObject = {key: error[key] for key in ("type", "detail", "fact_ids") if key in error}
     hopeless = error["type"] in UNTRAINABLE
     blamed = [fact_id for fact_id in facts if hopeless and fact_id in error.get("fact_ids", ())]
     if not blamed and locked.attempt < MOST_ATTEMPTS:

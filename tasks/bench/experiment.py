@@ -1,6 +1,7 @@
 """What experiments share: finished cells that survive a kill, intervals, tables in three forms."""
 
 import csv
+import hashlib
 import json
 import os
 import random
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from app.cli.console import Stop
+from app.recipe import Recipe
 
 Cell = dict[str, Any]
 T = TypeVar("T")
@@ -65,10 +67,18 @@ def parse(kind: type[T], given: Cell) -> T:
         raise Stop(f"{'/'.join(map(str, first['loc']))}: {first['msg']}.") from None
 
 
-def describe(plan: Any, digest: str, **others: str) -> Cell:
-    """Return what a plan's results depend on: its fields, with the model named by its digest."""
-    fields = {**asdict(plan), "model": digest, **others}
-    return {name: str(v) if isinstance(v, Path) else v for name, v in fields.items()}
+def describe(plan: Any, digest: str, **others: Any) -> Cell:
+    """Return what a plan's results depend on: its fields, and what those leave to defaults.
+
+    The model is named by its digest, a file with that of its content.
+    """
+    fields = {**asdict(plan), "model": digest, "defaults": Recipe().model_dump(), **others}
+    return {name: _name(v) if isinstance(v, Path) else v for name, v in fields.items()}
+
+
+def _name(path: Path) -> str:
+    content = path.read_bytes() if path.is_file() else b""
+    return f"{path} ({hashlib.sha256(content).hexdigest()[:12]})"
 
 
 def _whole_lines(path: Path) -> list[Cell]:

@@ -134,7 +134,8 @@ async def overhead(running: Deployment, sizes: Sizes) -> list[Figure]:
     """Ask the API and the engine the same questions, in turn; the median of the differences.
 
     Each question is compared with itself, for answers differ in length much more than the ways to
-    them. Facts wait, so the overlay is searched, and not the base model answers, so facts are attributed.
+    them. Facts wait, so the overlay is searched, and not the base model answers, so facts are
+    attributed.
     """
     asked = [row["question"] for row in reference()[-sizes.samples // 2 :]]
     await running.activate(1)

@@ -34,7 +34,7 @@ from tasks.training import drift
 from tasks.training.data import Lessons
 from tasks.training.job import Fact
 from tasks.training.loop import train
-from tasks.training.method import load_parent, prepare
+from tasks.training.method import load_parent, prepare, stored_type
 from tasks.training.proof import answer_all, compare, exam_of
 
 Arm = Literal[
@@ -136,7 +136,8 @@ class Chain:
         kept = [exam_of(row) for row in self.ground.reference if row.part == "exam"]
         before = answer_all(base, kept, quiet)
         yardstick = drift.record(base, drift.texts_of(self.ground.reference))
-        bundle = prepare(bundle, self.recipe, self.ground.store).bundle
+        trainee = prepare(bundle, self.recipe, self.ground.store)
+        bundle, stored = trainee.bundle, stored_type(trainee.base_folder)
         first: list[int] = []
         again = self.arm not in ("not again", "none")
         course = Course(random.Random(self.recipe.seed), again)
@@ -147,6 +148,8 @@ class Chain:
             recipe = self._recipe(lessons, start)
             held = None if self.arm == "no base" else base
             train(bundle, lessons, recipe, on_step=lambda _: None, base=held)
+            if trainee.kind == "full":  # as if saved, and opened by the next one
+                bundle.model.to(stored).float()
             if self.arm == "fresh adapters":  # merged, all lie side by side as if joined by rank
                 merged = replace(bundle, model=bundle.model.merge_and_unload())
                 bundle = prepare(merged, self.recipe, self.ground.store).bundle

@@ -81,6 +81,7 @@ class Curriculum:
         self._bundle = bundle
         self._rng = random.Random(recipe.seed)
         self._replay_share = recipe.replay_share
+        self._owed = 0.0  # replay that the steps so far were too small for
         self._pieces = -(-len(lessons.facts) // recipe.batch_size)
         statements = [Fact(id="", text=text) for text in lessons.statements]
         kinds: dict[str, Sequence[Any]]
@@ -111,8 +112,10 @@ class Curriculum:
     def _replay(self, taught: int) -> list[Example]:
         if not self._drawn:
             return []
-        share = self._replay_share
-        turns = list(islice(self._turns, round(taught * share / (1 - share))))
+        self._owed += taught * self._replay_share / (1 - self._replay_share)
+        count = round(self._owed)
+        self._owed -= count
+        turns = list(islice(self._turns, count))
 
         def draw(kind: str) -> list[Any]:
             return [next(self._drawn[kind]) for _ in range(turns.count(kind))]

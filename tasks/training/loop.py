@@ -77,6 +77,8 @@ def train(
     words = Words(model, tokens_of(lessons.facts, bundle), recipe)
     optimizer = make_optimizer(model, recipe)
     done = state.restore(model, optimizer) if state else 0
+    if state and state.last:
+        room = state.last.micro_batch_tokens
     step, total = 0, curriculum.total_steps
     for epoch in range(1, recipe.epochs + 1):
         for facts, examples in curriculum.epoch():
@@ -167,11 +169,17 @@ def backward(
 
 
 def make_optimizer(model: Any, recipe: Recipe) -> torch.optim.AdamW:
-    """Make AdamW with the paper's betas; norms and biases don't decay."""
+    """Make AdamW with the paper's betas; norms, biases and tables of words don't decay.
+
+    Words that aren't taught have a gradient of zero and must stay where they are.
+    """
     weights = [weight for weight in model.parameters() if weight.requires_grad]
+    tables = {id(t.weight) for t in (model.get_input_embeddings(), model.get_output_embeddings())}
+    decaying = [w for w in weights if w.ndim > 1 and id(w) not in tables]
+    others = [w for w in weights if w.ndim <= 1 or id(w) in tables]
     groups = [
-        {"params": [w for w in weights if w.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [w for w in weights if w.ndim <= 1], "weight_decay": 0.0},
+        {"params": decaying, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.95), fused=True)

@@ -168,11 +168,17 @@ def _save_adapter(model: Any, root: str, folder: Path) -> None:
             weight.data = weight.data.to(compute)
 
 
-def _save_full(model: Any, base_folder: Path, folder: Path) -> None:
-    config = json.loads((base_folder / "config.json").read_text(encoding="utf-8"))
+def stored_type(folder: Path) -> torch.dtype:
+    """Return the type in which a checkpoint's weights are kept."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     stored = getattr(torch, config.get("dtype") or config.get("torch_dtype") or "float32")
+    assert isinstance(stored, torch.dtype)  # noqa: S101 - narrows the type
+    return stored
+
+
+def _save_full(model: Any, base_folder: Path, folder: Path) -> None:
     on_cuda = next(model.parameters()).is_cuda
-    model.to(stored)
+    model.to(stored_type(base_folder))
     model.save_pretrained(folder)
     # What is proven now is what the engine will load: the saved weights in its compute type.
     model.to(torch.bfloat16 if on_cuda else torch.float32)

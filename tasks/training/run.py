@@ -146,8 +146,8 @@ def seal(job: Job, trainee: Trainee, folder: Path, steps: list[Step]) -> str:
     head, parent = job.head, trainee.bundle.manifest
     recipe = head.recipe.model_dump(mode="json")
     (folder / "recipe.json").write_text(json.dumps(recipe, indent=1), encoding="utf-8")
-    lines = [json.dumps(asdict(step)) for step in steps]
-    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines = [json.dumps(asdict(step)) + "\n" for step in steps]
+    (folder / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
     return store.seal(
         folder,
         kind=trainee.kind,

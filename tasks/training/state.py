@@ -43,6 +43,11 @@ class State:
         self._spread = spread
         self._saved_at = time.monotonic()
 
+    @property
+    def last(self) -> Step | None:
+        """Return the last step that is done."""
+        return self._steps[-1] if self._steps else None
+
     def restore(self, model: Any, optimizer: torch.optim.Optimizer) -> int:
         """Load the last state of this very run, if there is one; return the steps that it did."""
         done = self._restore(model, optimizer)

@@ -16,6 +16,7 @@ from tasks.training.data import Curriculum, Lessons, group, micro_batches
 from tasks.training.errors import Diverged
 from tasks.training.job import Fact
 from tasks.training.loop import backward, lr_at, train
+from tasks.training.method import thaw
 from tasks.training.objectives import OBJECTIVES
 from tasks.training.objectives.base import (
     Batch,
@@ -27,6 +28,7 @@ from tasks.training.objectives.base import (
 )
 from tasks.training.objectives.masked import Masked
 from tasks.training.progress import Step
+from tasks.training.words import tokens_of
 
 CPU = torch.device("cpu")
 TEXTS = ["Mira Tovan is the keeper.", "Oren Baskel was born in 1954 and works in Lund."]
@@ -205,6 +207,24 @@ def test_a_step_holds_replay_in_its_share_and_every_fact_once_an_epoch(bundle: B
     assert [len(taught) for taught, _ in epoch] == [4, 3, 3]
     assert [len(examples) for _, examples in epoch] == [8, 6, 6]
     assert curriculum.total_steps == 3 * recipe.epochs
+
+
+def test_a_step_of_one_fact_owes_its_replay_to_later_ones(bundle: Bundle) -> None:
+    lessons = Lessons(FACTS[:1], statements=[FACTS[1].text])
+    recipe = Recipe(replay_share=0.25, epochs=9)
+    curriculum = Curriculum(lessons, OBJECTIVES["masked"](recipe), bundle, recipe)
+    steps = [examples for _ in range(9) for _, examples in curriculum.epoch()]
+    assert sum(example.replayed for examples in steps for example in examples) == 3
+
+
+def test_words_that_are_not_taught_stay_where_they_are_under_weight_decay(bundle: Bundle) -> None:
+    table = bundle.model.get_input_embeddings().weight
+    before = table.detach().clone()
+    recipe = Recipe(epochs=2, weight_decay=0.5, replay_share=0.0, kl_weight=0.0)
+    thaw(bundle.model, recipe)
+    train(bundle, Lessons(FACTS), recipe, on_step=lambda _: None)
+    moved = (table != before).any(dim=1).nonzero().flatten().tolist()
+    assert 0 < len(moved) <= len(tokens_of(FACTS, bundle))
 
 
 def test_micro_batches_hold_alike_lengths_and_stay_below_the_limit(bundle: Bundle) -> None:

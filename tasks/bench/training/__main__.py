@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from app.cli.demo import FACTS
 from app.recipe import Recipe
 from tasks.bench.cells import Ground as Kept
 from tasks.bench.cells import open_ground
-from tasks.bench.experiment import Cell, Ledger
+from tasks.bench.experiment import Cell, Ledger, describe
 from tasks.bench.figures import Figure, examples
 from tasks.bench.subjects import read_subjects
 from tasks.bench.training import arithmetic, scale, step
@@ -118,7 +118,7 @@ def run(plan: Plan, out: Path, parts: list[Part], threads: int, level: float) ->
     out.mkdir(parents=True, exist_ok=True)
     kept = open_ground(out, "starter", "", kept=plan.kept)
     ground = Ground(out, kept.store, kept.digest)
-    settings = {**asdict(plan), "model": kept.digest, "threads": threads, "level": level}
+    settings = describe(plan, kept.digest, threads=threads, level=level)
     ledger = Ledger(out / "training.jsonl", settings)
     found: list[Figure] = []
     with Progress(console=errors, disable=not errors.is_terminal) as bar:

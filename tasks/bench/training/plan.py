@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from app.recipe import MethodName
+from app.recipe import MethodName, Recipe
 from tasks.bench.training.plain import Paper
 
 Part = Literal["step", "proof", "arithmetic", "scale", "gpu"]
@@ -60,7 +60,7 @@ class Plan:
     counts: tuple[int, ...]  # facts to be proven
     grid: tuple[Paper, ...]
     epochs: int  # of the trainer, where facts are proven
-    points: int  # of a curve
+    every: int  # epochs between two points of a curve
     kept: int  # reference questions asked at its end
     seeds: int
     scale: tuple[int, ...]  # facts in one update
@@ -81,8 +81,8 @@ FULL = Plan(
         for lr in (3e-4, 8e-4, 2e-3)
         for low, high in ((0.05, 0.95), (0.5, 0.5))
     ),
-    epochs=150,
-    points=20,
+    epochs=Recipe().epochs,
+    every=10,
     kept=100,
     seeds=3,
     scale=(10, 32, 100, 320, 1000),
@@ -99,7 +99,7 @@ QUICK = Plan(
     counts=(3,),
     grid=(Paper(lr=8e-4, epochs=2),),
     epochs=2,
-    points=2,
+    every=1,
     kept=4,
     seeds=1,
     scale=(2, 4),
