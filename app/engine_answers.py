@@ -66,6 +66,10 @@ class Unreachable(Unavailable):
     """The engine can't be reached."""
 
 
+class Refused(Unavailable):
+    """The engine is full, or lacks the checkpoint; it didn't look at the question."""
+
+
 class Broken(Unavailable):
     """The engine didn't answer to the end."""
 
@@ -124,11 +128,13 @@ def refusal(reply: Reply) -> DomainError:
     if reply.status in (400, 413, 422):
         return Invalid(f"The engine refused the question: {message}")
     if reply.status in (429, 503):
-        error = Unavailable(FULL)
+        error = Refused(FULL)
         with suppress(ValueError):
             error.retry_after_s = max(1, int(reply.headers.get("Retry-After", "1")))
         return error
-    return Unavailable(f"The engine can't answer now: {message}")
+    kinds = {404: Refused, 500: Broken}
+    kind = kinds.get(reply.status, Unavailable)
+    return kind(f"The engine can't answer now: {message}")
 
 
 def message_of(reply: Reply) -> str:
@@ -151,5 +157,5 @@ def mapped() -> Iterator[None]:
         raise Broken("The engine took too long to answer.") from None
     except (httpx.HTTPError, aiohttp.ClientError) as error:
         raise Broken(f"The connection to the engine broke: {error!r}.") from error
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise Unavailable("The engine sent something that is no chat answer.") from error

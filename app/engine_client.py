@@ -13,6 +13,7 @@ import httpx
 
 from app.engine_answers import (
     UNREACHABLE,
+    Broken,
     Completion,
     Delta,
     Reply,
@@ -116,7 +117,10 @@ class EngineClient:
         except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
             if connected:  # a new connection broke: the engine died on this very question
                 raise
+        try:
             return await send()
+        except UNREACHABLE as error:  # it may be this question that the engine died of
+            raise Broken("The connection to the engine broke.") from error
 
     def _open(self) -> aiohttp.ClientSession:
         """Open the session of this event loop; a full engine refuses, so it limits nothing."""

@@ -1,8 +1,8 @@
 """Several engines behind one face: the least loaded answers, a failing one is left out.
 
-An engine that breaks a connection is taken out and asked for its health, ever less often, until it
-is up again. Only a question that no engine has seen is asked elsewhere: one that kills an engine
-must not kill them all.
+An engine that breaks a connection or fails is taken out and asked for its health, ever less often,
+until it is up again. Only a question that no engine has seen is asked elsewhere: one that kills an
+engine must not kill them all.
 """
 
 import asyncio
@@ -13,12 +13,15 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 
 from app.config import Settings
-from app.engine_answers import Broken, Completion, Delta, Unreachable
+from app.engine_answers import Broken, Completion, Delta, Refused, Unreachable
 from app.engine_client import EngineClient
+from app.errors import Unavailable
 from app.prompts import Message
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
+# An engine ends what takes too long by itself; one that doesn't even do that has failed.
+PATIENCE_S = 5.0
 
 
 @dataclass(eq=False)
@@ -88,13 +91,13 @@ class EnginePool:
         temperature: float = 0.0,
     ) -> Completion:
         """Answer a chat with one of the engines."""
-        error = Unreachable()
+        error: Unavailable = Unreachable()
         for place in self._choose():
             try:
                 with place.used() as engine:
                     return await engine.complete(digest, messages, max_tokens, temperature)
-            except Unreachable as unreachable:
-                error = unreachable
+            except (Unreachable, Refused) as unseen:
+                error = unseen
         raise error
 
     async def stream(
@@ -105,7 +108,7 @@ class EnginePool:
         temperature: float = 0.0,
     ) -> AsyncGenerator[Delta]:
         """Yield one engine's answer piece by piece; close the iterator to stop its work."""
-        error = Unreachable()
+        error: Unavailable = Unreachable()
         for place in self._choose():
             try:
                 with place.used() as engine:
@@ -114,8 +117,8 @@ class EnginePool:
                         async for delta in deltas:
                             yield delta
                 return
-            except Unreachable as unreachable:
-                error = unreachable
+            except (Unreachable, Refused) as unseen:
+                error = unseen
         raise error
 
     def prove(self, digest: str, path: str) -> None:
@@ -148,6 +151,5 @@ class EnginePool:
 def connect(settings: Settings) -> EnginePool:
     """Make the clients of the engines that the settings name."""
     pushes_from = settings.store / "objects" if settings.engine_kind == "vllm" else None
-    return EnginePool(
-        [EngineClient(url, settings.engine_timeout_s, pushes_from) for url in settings.engine_urls]
-    )
+    timeout_s = settings.engine_timeout_s + PATIENCE_S
+    return EnginePool([EngineClient(url, timeout_s, pushes_from) for url in settings.engine_urls])

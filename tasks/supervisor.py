@@ -20,6 +20,7 @@ import app
 from app.config import Settings
 from app.crash import crash_point
 from app.db import Database
+from app.engine_answers import Refused
 from app.engine_pool import connect
 from app.errors import CheckpointCorrupt, DomainError
 from app.lm import store
@@ -40,6 +41,7 @@ LOOK_S = 0.2  # how often the trainer is looked at
 PAUSE_S = 30.0  # after trouble that isn't the trainer's: a full disk is no reason to spin
 SPACE = 3  # times the parent: the candidate, as much again in the making, and room to serve
 LEAST_FREE = 16 * 2**20  # bytes; with less the disk is full
+PROVE_TRIES = 5  # a second or so apart: an engine that is full may soon have room
 PUBLISH_TRIES = 60  # a second apart: a database that restarts costs no training
 log = logging.getLogger(__name__)
 
@@ -198,7 +200,14 @@ class Supervisor:
         """Have the engine load the checkpoint and answer from it; return why it couldn't."""
         engine = connect(self.settings)
         try:
-            engine.prove(digest, str(store.path_of(self.settings.store, digest)))
+            for left in reversed(range(PROVE_TRIES)):
+                try:
+                    engine.prove(digest, str(store.path_of(self.settings.store, digest)))
+                    return None
+                except Refused as error:  # for now: it is full
+                    if not left:
+                        return error.detail
+                    time.sleep(error.retry_after_s or 1)
         except DomainError as error:
             return error.detail
         finally:

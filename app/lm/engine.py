@@ -1,8 +1,9 @@
 """One engine: its limits, its residents and the place that each open request takes."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from app.errors import Invalid, Unavailable
 from app.lm import chat
 from app.lm.residents import Resident, Residents
 from app.lm.rows import Row
-from app.lm.scheduler import Job, Scheduler
+from app.lm.scheduler import Expired, Job, Scheduler
 from app.lm.wire import ChatRequest
 
 
@@ -49,8 +50,15 @@ class Engine:
     @asynccontextmanager
     async def job(self, asked: ChatRequest) -> AsyncIterator[Job]:
         """Run a request's job; leaving early frees its place at the next step."""
-        deadline = time.monotonic() + self.limits.deadline_s
-        async with self.place(), self.residents.using(asked.model) as resident:
+        limit = self.limits.deadline_s
+        deadline = time.monotonic() + limit
+        async with self.place(), AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(limit):
+                    using = self.residents.using(asked.model)
+                    resident = await stack.enter_async_context(using)
+            except TimeoutError:
+                raise Expired from None  # the load goes on, for those who ask later
             job = Job(resident.bundle, self._row(asked, resident), deadline, asked.stream)
             self.scheduler.submit(job)
             try:

@@ -126,11 +126,22 @@ class Residents:
                 f"Checkpoint {digest} needs {size / 2**20:,.0f} MiB;"
                 f" the engine may use {self._limit / 2**20:,.0f}."
             )
-        while self._reserved + size + self._held() > self._limit:
-            idle = [key for key, resident in self._loaded.items() if not resident.uses]
+        # All are chosen before one goes: what can't be loaded anyway must cost nobody's place.
+        left, evicted = dict(self._loaded), list[str]()
+        uses = {id(resident): resident.uses for resident in left.values()}
+        held = self._reserved + size + self._held()
+        while held > self._limit:
+            idle = [key for key, resident in left.items() if not uses[id(resident)]]
             if not idle:
                 raise Unavailable("The engine's memory is taken by checkpoints in use.")
-            self._forget(min(idle, key=lambda key: self._loaded[key].used_at))
+            oldest = min(idle, key=lambda key: left[key].used_at)
+            resident = left.pop(oldest)
+            held -= resident.bundle.size
+            if resident.root:
+                uses[id(resident.root)] -= 1
+            evicted.append(oldest)
+        for key in evicted:
+            self._forget(key)
 
     def _held(self) -> int:
         return sum(resident.bundle.size for resident in self._loaded.values())

@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+LEAST_TEMPERATURE = 1e-5
+
 
 @dataclass(eq=False)
 class Row:
@@ -20,6 +22,11 @@ class Row:
     tokens: list[int] = field(default_factory=list)
     finish: Literal["stop", "length", "cancelled"] | None = None
     generator: torch.Generator | None = None
+
+    @property
+    def size(self) -> int:
+        """Return how many tokens prompt and answer have so far."""
+        return len(self.prompt) + len(self.tokens)
 
     def append(self, token: int, stop_ids: frozenset[int]) -> None:
         """Add the next token, or end the answer where it stops or is long enough."""
@@ -38,7 +45,9 @@ class Row:
                 self.generator.seed()
             else:
                 self.generator.manual_seed(self.seed)
-        scaled = logits.float().cpu() / self.temperature
+        scaled = logits.float().cpu()
+        # However low, no temperature may make a share that is no number.
+        scaled = (scaled - scaled.max()) / max(self.temperature, LEAST_TEMPERATURE)
         shares, order = torch.softmax(scaled, dim=-1).sort(descending=True)
         shares[shares.cumsum(dim=0) - shares >= self.top_p] = 0.0
         return int(order[torch.multinomial(shares, 1, generator=self.generator)])

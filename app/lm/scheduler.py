@@ -13,6 +13,9 @@ from app.lm.loading import Bundle
 from app.lm.rows import Row
 
 JOIN_TOKENS = 4096  # prompt tokens read in one go while others wait for their next token
+# Rows by the longest one's tokens, beyond which none joins: each of a batch keeps keys and values
+# for as many.
+MOST_KEPT = 2**17
 
 
 class Expired(Unavailable):
@@ -51,7 +54,8 @@ class Job:
             if self.error:
                 raise self.error
             finished = self.row.finish is not None
-            if piece := reader.read(self.row.tokens, finished):
+            # A copy: the model thread adds tokens meanwhile.
+            if piece := reader.read(self.row.tokens[:], finished):
                 yield piece
 
     def cancel(self) -> None:
@@ -172,7 +176,12 @@ class _Turn:
         """Move waiting jobs to the running ones, first come first served; return their rows."""
         rows: list[Row] = []
         room, tokens = self._max_batch - len(self._batch.rows), JOIN_TOKENS
+        longest = max((row.size for row in self._batch.rows), default=0)
         while self.waiting and len(rows) < room and tokens > 0:
+            longest = max(longest, self.waiting[0].row.size)
+            count = len(self._batch.rows) + len(rows) + 1
+            if count > 1 and count * longest > MOST_KEPT:
+                break
             job = self.waiting.popleft()
             self.running.append(job)
             if job.row.finish is None:  # it may have been given up while it waited

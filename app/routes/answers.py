@@ -4,11 +4,11 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from typing import Annotated, Any
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing, asynccontextmanager
+from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Depends, Path, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
@@ -36,14 +36,25 @@ from app.services import answers, attribution, checkpoints, vllm
 from app.services.answers import Bound, Support
 from app.services.attribution import Learned
 
+T = TypeVar("T")
 CURRENT = "current"
 _PINNED = re.compile(r"v(0|[1-9][0-9]{0,8})")
+
+
+class HungUp(DomainError):
+    """The client is gone; nobody reads this."""
+
+    status = 499
+    title = "Client closed request"
+
+
 router = APIRouter(tags=["answers"], dependencies=[Depends(needs("qa"))])
 
 
 @router.post("/qa", response_model=AnswerOut)
 async def answer_question(
     body: QuestionIn,
+    request: Request,
     database: DatabaseDep,
     engine: EngineDep,
     settings: SettingsDep,
@@ -55,15 +66,11 @@ async def answer_question(
     max_facts = settings.overlay_facts if wanted else 0
     asked = {"/question": body.question}
     bound = await run_in_threadpool(_bind, database, settings, asked, body.version, max_facts)
-    chat = ask(body.question)
-    # What may support the answer is looked up while the engine works on it.
-    work = asyncio.create_task(answers.complete(engine, bound, chat, body.max_tokens))
-    try:
+    work = answers.complete(engine, bound, ask(body.question), body.max_tokens)
+    async with _until_gone(request, work) as answered:
+        # What may support the answer is looked up while the engine works on it.
         proposed = await run_in_threadpool(_propose, database, bound, body.question)
-    except BaseException:
-        work.cancel()
-        raise
-    bound, found = await work
+        bound, found = await answered
     answer = found.text.strip()
     facts = bound.facts
     if not facts and proposed is not None:
@@ -89,7 +96,11 @@ async def answer_question(
     responses={200: {"content": {"text/event-stream": {}}, "description": "Whole or streamed"}},
 )
 async def complete_chat(
-    body: ChatIn, database: DatabaseDep, engine: EngineDep, settings: SettingsDep
+    body: ChatIn,
+    request: Request,
+    database: DatabaseDep,
+    engine: EngineDep,
+    settings: SettingsDep,
 ) -> Response:
     """Answer like OpenAI's route: `current` with the overlay, `v7` from that version's weights."""
     _check_limit(settings, "max_tokens", body.max_tokens)
@@ -104,11 +115,13 @@ async def complete_chat(
     head = {"id": new_id("chatcmpl"), "created": int(time.time()), **_name(bound)}
     headers = {"X-Model-Version": str(bound.version)}
     if body.stream:
-        _, deltas = await answers.stream(*asked)
+        async with _until_gone(request, answers.stream(*asked)) as begun:
+            _, deltas = await begun
         usage = body.stream_options is not None and body.stream_options.include_usage
         events = _events(head, deltas, with_usage=usage)
         return StreamingResponse(events, headers=headers, media_type="text/event-stream")
-    _, found = await answers.complete(*asked)
+    async with _until_gone(request, answers.complete(*asked)) as answered:
+        _, found = await answered
     message = ChoiceMessage(content=found.text)
     choice = Choice(message=message, finish_reason=found.finish_reason)
     whole = ChatOut(**head, choices=[choice], usage=_usage(found.usage))
@@ -126,6 +139,30 @@ def list_models(session: ReaderDep) -> ListOf[ModelOut]:
 def get_model(model: Annotated[str, Path(max_length=40)], session: ReaderDep) -> ModelOut:
     """Read one model's name."""
     return _model(model, checkpoints.resolve(session, _version_of(model)))
+
+
+@asynccontextmanager
+async def _until_gone(
+    request: Request, work: Coroutine[Any, Any, T]
+) -> AsyncGenerator[asyncio.Task[T]]:
+    """Run the engine's work until the client hangs up, so that its place there is soon free."""
+    task = asyncio.create_task(work)
+    gone = asyncio.create_task(_hang_up(request))
+    gone.add_done_callback(lambda _: task.cancel())
+    try:
+        yield task
+    except asyncio.CancelledError:
+        if not gone.done():
+            raise
+        raise HungUp from None
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def _hang_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _bind(

@@ -146,6 +146,8 @@ def roll_back(
         _prove_servable(database, engine, settings, target)
 
     def work() -> tuple[int, ActivationOut]:
+        if body.to is None and target not in (None, activations.rollback_target(session)):
+            raise activations.CurrentMoved("Another version became current meanwhile; try again.")
         row = activations.rollback(
             session, actor, reason=body.reason, to=target, expected_current=body.expected_current
         )

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.engine_answers import Completion, Delta
 from app.engine_pool import EnginePool
-from app.errors import Invalid
+from app.errors import Invalid, Unavailable
 from app.prompts import Message, ask
 from app.services import checkpoints, overlay
 
@@ -88,7 +88,9 @@ async def stream(
     async def attempt(bound: Bound) -> AsyncGenerator[Delta]:
         messages = bound.prompt(chat)
         deltas = engine.stream(bound.digest, messages, max_tokens, temperature)
-        return _joined(await anext(deltas), deltas)
+        if (first := await anext(deltas, None)) is None:
+            raise Unavailable("The engine answered nothing at all.")
+        return _joined(first, deltas)
 
     return await _fitting(bound, attempt)
 

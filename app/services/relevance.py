@@ -18,6 +18,8 @@ MIN_SHARE_OF_NAME = 0.6
 MIN_SCORE = 0.5
 MIN_SCORE_WITHOUT_NAME = 0.75
 MIN_WORDS_WITHOUT_NAME = 3
+# Characters of a text whose words are kept: those of a long one are many times as large as it is.
+LONGEST_KEPT = 500
 # Two words are forms of one (composer, composed) when they share so much of the longer one.
 MIN_SHARED_STEM = 0.7
 MIN_STEM = 4
@@ -116,9 +118,12 @@ def says_nothing(word: str) -> bool:
     return word in _EMPTY
 
 
-@lru_cache(2048)
 def read(text: str) -> Text:
-    """Part a text into words as both full-text indexes do."""
+    """Part a text into words as both full-text indexes do; of short ones the last are kept."""
+    return _read_once(text) if len(text) <= LONGEST_KEPT else _read(text)
+
+
+def _read(text: str) -> Text:
     text = drop_accents(text)
     shouted = text.isupper()
     words: list[Word] = []
@@ -131,6 +136,9 @@ def read(text: str) -> Text:
         capital = word[0].isupper() and not shouted and word.lower() not in _DATES
         words.append(Word(word.lower(), capital, opens, gap in _JOINTS or abbreviated))
     return Text(tuple(words))
+
+
+_read_once = lru_cache(2048)(_read)
 
 
 def score(question: Text, fact: Text) -> float:

@@ -4,6 +4,9 @@ import pytest
 from sqlalchemy import select
 
 from app.models import Audit, Fact
+from app.routes import checkpoints as checkpoint_routes
+from app.services import activations
+from app.services.audit import SYSTEM
 from tests.answers.conftest import add_fact, learn, on_sqlite
 
 pytestmark = pytest.mark.usefixtures("versions")
@@ -162,6 +165,22 @@ def test_facts_keep_their_rows(client, database):
     assert statuses() == (["trained"], ["learned"])
     roll_back(client)
     assert statuses() == (["trained"], ["rolled_back"])
+
+
+def test_a_rollback_whose_goal_has_moved_meanwhile_is_a_conflict(client, database, monkeypatch):
+    """It would undo an activation that its caller didn't see, and go further back than it said."""
+    prove = checkpoint_routes._prove_servable
+
+    def activate_another(*given):
+        prove(*given)
+        with database.transaction() as session:
+            activations.activate(session, SYSTEM, 2, kind="automatic")
+
+    assert activate(client, 1).status_code == 200
+    monkeypatch.setattr(checkpoint_routes, "_prove_servable", activate_another)
+    answer = roll_back(client)
+    assert answer.status_code == 409, answer.text
+    assert client.get("/v1/models/current").json()["root"].startswith("2")
 
 
 def test_a_repeated_rollback_is_replayed(client):

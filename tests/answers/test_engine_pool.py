@@ -10,7 +10,7 @@ from app.engine_client import EngineClient
 from app.engine_pool import EnginePool, connect
 from app.errors import Unavailable
 from app.prompts import ask
-from tests.answers.standin import Server, Standin
+from tests.answers.standin import Server, Standin, refusal
 
 DIGEST = "a" * 64
 MESSAGES = ask("say: one two three")
@@ -113,6 +113,76 @@ def test_all_down_and_up_again(engines):
         assert await complete(pool)  # without waiting for a probe
 
     engines.run(work)
+
+
+@pytest.mark.parametrize("ask_for", [complete, stream])
+def test_a_full_engine_and_one_without_the_checkpoint_are_passed_by(engines, ask_for):
+    async def work(pool):
+        for refused in (refusal(503, "full", "overloaded"), refusal(404, "no such", "NotFound")):
+            engines.standins[0].failure = refused
+            assert [await ask_for(pool) for _ in range(3)] == [
+                "aaaaaaaaaaaa answers: one two three"
+            ] * 3
+        engines.standins[1].failure = refusal(503, "full", "overloaded", **{"Retry-After": "7"})
+        with pytest.raises(Unavailable) as error:
+            await ask_for(pool)
+        assert error.value.retry_after_s in (1, 7)
+
+    engines.run(work)
+
+
+def test_one_that_fails_at_every_question_is_left_out(engines):
+    engines.standins[0].failure = refusal(500, "CUDA error", "server_error")
+
+    async def work(pool):
+        with pytest.raises(Unavailable, match="CUDA error"):
+            await complete(pool)
+        assert [await complete(pool) for _ in range(4)]
+        assert engines.asked() == [1, 4]
+
+    engines.run(work)
+
+
+def test_a_question_that_kills_its_engine_on_a_known_connection_isnt_passed_on():
+    spared = Standin()
+    spared.loaded.add(DIGEST)
+    server = Server(spared.app)
+    answered = Standin()
+    answered.loaded.add(DIGEST)
+    killed = Server(answered.app)
+
+    async def work():
+        relay_to = int(killed.url.rpartition(":")[2])
+        seen = []
+
+        async def relay(reader, writer):
+            """Pass one question on, and die of the second."""
+            out_reader, out_writer = await asyncio.open_connection("127.0.0.1", relay_to)
+            out_writer.write(await reader.read(65536))
+            writer.write(await out_reader.read(65536))
+            seen.append(await reader.read(65536))
+            dying.close()
+            writer.close()
+            out_writer.close()
+
+        dying = await asyncio.start_server(relay, "127.0.0.1", 0)
+        port = dying.sockets[0].getsockname()[1]
+        pool = EnginePool(
+            [EngineClient(f"http://127.0.0.1:{port}", 5), EngineClient(server.url, 5)]
+        )
+        assert await complete(pool)
+        assert await complete(pool)  # of the other one
+        with pytest.raises(Unavailable, match="broke"):
+            await complete(pool)
+        assert len(seen) == 1
+        assert len(spared.asked) == 1
+        await pool.aclose()
+
+    try:
+        asyncio.run(work())
+    finally:
+        server.close()
+        killed.close()
 
 
 def test_a_question_that_kills_its_engine_isnt_passed_on():

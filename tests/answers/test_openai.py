@@ -1,5 +1,9 @@
 """OpenAI's own client against a served application."""
 
+import asyncio
+import threading
+
+import httpx
 import openai
 import pytest
 
@@ -116,6 +120,35 @@ def test_a_full_engine_is_told_before_the_stream(client, engine):
     with pytest.raises(openai.InternalServerError) as error:
         client.chat.completions.create(model="current", messages=USER, stream=True)
     assert error.value.response.headers["Retry-After"] == "7"
+
+
+@pytest.mark.parametrize("route", ["/qa", "/chat/completions"])
+def test_a_client_that_hangs_up_frees_the_engine(client, engine, app, route):
+    """Also one that waits for a whole answer, of which it has seen nothing yet."""
+    cancelled = threading.Event()
+    ask = app.state.engine.complete
+
+    async def complete(*given, **more):
+        try:
+            return await ask(*given, **more)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    app.state.engine.complete = complete
+    engine.gate.clear()
+    body = {"question": "say: one two"}
+    if route == "/chat/completions":
+        body = {"model": "v0", "messages": USER}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(
+            f"{str(client.base_url).rstrip('/')}{route}",
+            json=body,
+            headers={"Authorization": f"Bearer {client.api_key}"},
+            timeout=httpx.Timeout(10, read=1),
+        )
+    assert cancelled.wait(10)
+    engine.gate.set()
 
 
 def test_a_reader_that_leaves_frees_the_engine(client, engine):

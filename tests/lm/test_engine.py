@@ -21,7 +21,7 @@ from app.lm import chat
 from app.lm.generation import generate
 from app.lm.loading import load
 from tests.answers.engine_contract import check_all
-from tests.lm.conftest import TinyStore
+from tests.lm.conftest import TinyStore, publish_adapter
 from tests.lm.models import SENTENCES
 
 CHAT = "/v1/chat/completions"
@@ -243,6 +243,18 @@ def test_a_checkpoint_in_use_is_never_evicted(engine: Start, tiny: TinyStore):
     assert loaded(url) == {tiny.digests["llama"]}
 
 
+def test_what_cannot_be_loaded_anyway_costs_no_idle_one_its_place(engine: Start, tiny: TinyStore):
+    adapter = publish_adapter(tiny.path, load(tiny.path, tiny.digests["endless"]), seed=1)
+    url = engine(memory=400_000)
+    assert said(ask(url, adapter, max_tokens=1))
+    endless = body(tiny.digests["endless"], "Go on.", 900_000, stream=True)
+    with httpx.stream("POST", url + CHAT, json=endless, timeout=60) as response:
+        lines = response.iter_lines()
+        assert next(lines)
+        assert ask(url, tiny.digests["llama"]).status_code == 503
+        assert loaded(url) == {tiny.digests["endless"], adapter}
+
+
 def test_an_adapter_keeps_its_root_and_costs_its_own_size(engine: Start, tiny: TinyStore):
     url = engine(memory=400_000)
     assert said(ask(url, tiny.digests["adapter"])) == answers(tiny, "adapter", ["Who is it?"])[0]
@@ -255,6 +267,12 @@ def test_a_checkpoint_beyond_the_memory_limit_is_said_plainly(engine: Start, tin
     refused = ask(engine(memory=1000), tiny.digests["llama"])
     assert refused.status_code == 500
     assert "the engine may use" in refused.json()["error"]["message"]
+
+
+def test_no_temperature_is_too_low_to_draw_by(engine: Start, tiny: TinyStore):
+    """A share that is no number would fail every question of the batch."""
+    coldest = ask(engine(), tiny.digests["llama"], temperature=1e-39)
+    assert said(coldest) == answers(tiny, "llama", ["Who is it?"])[0]
 
 
 def test_an_answer_has_a_deadline(engine: Start, tiny: TinyStore):

@@ -1,8 +1,10 @@
 """Batched generation gives every prompt what it gets alone."""
 
+import asyncio
 import random
 from dataclasses import replace
 from functools import partial
+from math import inf
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from app.lm import chat, generation
 from app.lm.generation import Batch, generate
 from app.lm.loading import Bundle
 from app.lm.rows import Row
-from app.lm.scheduler import Reader
+from app.lm.scheduler import Job, Reader
 from tests.lm.models import SENTENCES
 
 TOKENS = 24
@@ -165,3 +167,28 @@ def test_pieces_of_any_answer_join_to_the_whole(bundle: Bundle, data: st.DataObj
     pieces = [reader.read(tokens[:cut], finished=False) for cut in cuts]
     pieces.append(reader.read(tokens, finished=True))
     assert "".join(pieces) == generation.decode(bundle, tokens)
+
+
+def test_a_stream_loses_no_token_that_comes_while_it_is_read(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+):
+    tokens = chat.encode_text(bundle.tokenizer, "one two three four five six")
+    row = Row([1], 100)
+    job, coming, decoded = Job(bundle, row, inf, stream=True), list(tokens), Reader._decode
+
+    def decode(reader: Reader, seen: list[int]) -> str:
+        """Let the model thread be a token ahead after each call."""
+        text = decoded(reader, seen)
+        if coming:
+            row.append(coming.pop(0), frozenset())
+        else:
+            row.finish = "stop"
+        job.changed.set()
+        return text
+
+    async def read() -> str:
+        return "".join([piece async for piece in job.pieces()])
+
+    monkeypatch.setattr(Reader, "_decode", decode)
+    job.changed.set()
+    assert asyncio.run(read()) == generation.decode(bundle, tokens)
