@@ -58,13 +58,22 @@ class Recipe(BaseModel):
 SMALL_MODEL_PARAMETERS = 300_000_000
 
 
-def default_recipe(parameters: int, architecture: Architecture = "causal") -> Recipe:
-    """Choose the defaults for a model of a kind with so many parameters (DESIGN 9)."""
+def default_recipe(
+    parameters: int, architecture: Architecture = "causal", method: MethodName | None = None
+) -> Recipe:
+    """Choose the defaults for a model of a kind with so many parameters (DESIGN 9).
+
+    A ``method`` other than the usual one has its own rate: of adapters of small models the best of
+    those tried (docs/knowledge.md), of all of a large model's weights an unmeasured, careful one.
+    """
     chosen = Recipe()
     if parameters >= SMALL_MODEL_PARAMETERS:
         chosen = Recipe(
             method="lora", trained="all", lr=1e-4, epochs=60, batch_size=16, kl_weight=2.0
         )
+    if method not in (None, chosen.method):
+        rate = 3e-3 if method == "lora" else 1e-5
+        chosen = chosen.model_copy(update={"method": method, "lr": rate})
     own = {"objective": "diffusion"} if architecture == "diffusion" else {}
     return chosen.model_copy(update=own)
 

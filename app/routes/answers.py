@@ -1,12 +1,13 @@
 """Questions: ours, and OpenAI's chat completions over the same versions and overlay."""
 
-import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncGenerator, Coroutine
-from contextlib import aclosing, asynccontextmanager
-from typing import Annotated, Any, TypeVar
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.responses import StreamingResponse
@@ -17,6 +18,7 @@ from app.db import Database
 from app.deps import DatabaseDep, EngineDep, ReaderDep, SettingsDep, needs
 from app.engine_answers import Delta, Usage
 from app.errors import DomainError, Invalid, NotFound
+from app.hangup import until_gone
 from app.ids import new_id
 from app.models import Checkpoint
 from app.prompts import ask
@@ -36,18 +38,8 @@ from app.services import answers, attribution, checkpoints, vllm
 from app.services.answers import Bound, Support
 from app.services.attribution import Learned
 
-T = TypeVar("T")
 CURRENT = "current"
 _PINNED = re.compile(r"v(0|[1-9][0-9]{0,8})")
-
-
-class HungUp(DomainError):
-    """The client is gone; nobody reads this."""
-
-    status = 499
-    title = "Client closed request"
-
-
 router = APIRouter(tags=["answers"], dependencies=[Depends(needs("qa"))])
 
 
@@ -67,7 +59,7 @@ async def answer_question(
     asked = {"/question": body.question}
     bound = await run_in_threadpool(_bind, database, settings, asked, body.version, max_facts)
     work = answers.complete(engine, bound, ask(body.question), body.max_tokens)
-    async with _until_gone(request, work) as answered:
+    async with until_gone(request, work) as answered:
         # What may support the answer is looked up while the engine works on it.
         proposed = await run_in_threadpool(_propose, database, bound, body.question)
         bound, found = await answered
@@ -115,12 +107,12 @@ async def complete_chat(
     head = {"id": new_id("chatcmpl"), "created": int(time.time()), **_name(bound)}
     headers = {"X-Model-Version": str(bound.version)}
     if body.stream:
-        async with _until_gone(request, answers.stream(*asked)) as begun:
+        async with until_gone(request, answers.stream(*asked)) as begun:
             _, deltas = await begun
         usage = body.stream_options is not None and body.stream_options.include_usage
         events = _events(head, deltas, with_usage=usage)
         return StreamingResponse(events, headers=headers, media_type="text/event-stream")
-    async with _until_gone(request, answers.complete(*asked)) as answered:
+    async with until_gone(request, answers.complete(*asked)) as answered:
         _, found = await answered
     message = ChoiceMessage(content=found.text)
     choice = Choice(message=message, finish_reason=found.finish_reason)
@@ -141,30 +133,6 @@ def get_model(model: Annotated[str, Path(max_length=40)], session: ReaderDep) ->
     return _model(model, checkpoints.resolve(session, _version_of(model)))
 
 
-@asynccontextmanager
-async def _until_gone(
-    request: Request, work: Coroutine[Any, Any, T]
-) -> AsyncGenerator[asyncio.Task[T]]:
-    """Run the engine's work until the client hangs up, so that its place there is soon free."""
-    task = asyncio.create_task(work)
-    gone = asyncio.create_task(_hang_up(request))
-    gone.add_done_callback(lambda _: task.cancel())
-    try:
-        yield task
-    except asyncio.CancelledError:
-        if not gone.done():
-            raise
-        raise HungUp from None
-    finally:
-        task.cancel()
-        gone.cancel()
-
-
-async def _hang_up(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
 def _bind(
     database: Database,
     settings: Settings,
@@ -176,7 +144,10 @@ def _bind(
     question = list(texts.values())[-1]
     with database.reading() as session:
         vllm.check_texts(session, settings, texts)
-        return answers.bind(session, question, version=version, max_facts=max_facts)
+        bound = answers.bind(session, question, version=version, max_facts=max_facts)
+        # Posted while another engine served, a fact may spell what vLLM would take for a role.
+        special = partial(vllm.find_special_token, session, settings)
+        return replace(bound, facts=tuple(f for f in bound.facts if not special(f.text)))
 
 
 def _propose(database: Database, bound: Bound, question: str) -> list[Learned] | None:

@@ -16,9 +16,9 @@ def choose(session: Session, wish: Recipe | None) -> Recipe:
     if base is None:
         raise Unavailable("No base model is registered yet.")
     kind = base.metrics["architecture"]
-    chosen = default_recipe(int(base.metrics["parameters"]), kind)
-    if wish:
-        chosen = chosen.model_copy(update=wish.model_dump(exclude_unset=True))
+    wished = wish.model_dump(exclude_unset=True) if wish else {}
+    parameters = int(base.metrics["parameters"])
+    chosen = default_recipe(parameters, kind, wished.get("method")).model_copy(update=wished)
     if not fits_architecture(chosen.objective, kind):
         detail = f"The base model is a {kind} one: `{chosen.objective}` can't train it."
         raise Invalid(detail, pointer="/recipe/objective")

@@ -50,14 +50,18 @@ def check_texts(session: Session, settings: Settings, texts: Mapping[str, str]) 
 
     Our own engine reads such text as text; vLLM reads the token, so it could fake a role.
     """
+    for pointer, text in texts.items():
+        if token := find_special_token(session, settings, text):
+            raise Invalid(f"spells `{token}`, a special token of the model", pointer=pointer)
+
+
+def find_special_token(session: Session, settings: Settings, text: str) -> str | None:
+    """Return a special token that vLLM would read in the text, if there is one."""
     if settings.engine_kind != "vllm":
-        return
+        return None
     base = session.get(Checkpoint, 0)
     tokens = _special_tokens(settings.store / "objects" / base.digest) if base else ()
-    for pointer, text in texts.items():
-        for token in tokens:
-            if token in text:
-                raise Invalid(f"spells `{token}`, a special token of the model", pointer=pointer)
+    return next((token for token in tokens if token in text), None)
 
 
 @lru_cache(4)

@@ -15,6 +15,7 @@ from tasks.bench.arms import Arm
 from tasks.bench.experiment import Cell
 from tasks.bench.subjects import Subject, is_reversed
 from tasks.training import drift
+from tasks.training.asking import quiet
 from tasks.training.data import Lessons
 from tasks.training.errors import Diverged
 from tasks.training.job import Fact, Reference
@@ -175,8 +176,3 @@ def flops_per_token(model: Any) -> float:
 def _first_exams(subject: Subject) -> list[Exam]:
     firsts = {probe.direction: probe for probe in reversed(subject.probes)}
     return [Exam(firsts[way]) for way in DIRECTIONS if way in firsts]
-
-
-def quiet(asked: int, total: int) -> None:
-    """Hear how many questions are answered; a cell tells nothing on its way."""
-    del asked, total

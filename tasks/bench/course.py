@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from app.lm.loading import Bundle
 from app.services.jobs import EXAMINED, REPLAYED
 from app.services.publishing import MOST_TRIES
-from tasks.bench.cells import quiet
 from tasks.bench.subjects import Subject
+from tasks.training.asking import quiet
 from tasks.training.proof import Exam, answer_all
 
 

@@ -17,7 +17,7 @@ from rich.progress import Progress
 from app.cli.console import Stop, errors
 from app.recipe import Recipe
 from app.services.jobs import REPLAYED
-from tasks.bench.cells import Ground, open_ground, quiet
+from tasks.bench.cells import Ground, open_ground
 from tasks.bench.course import Course, proven
 from tasks.bench.experiment import (
     Cell,
@@ -31,6 +31,7 @@ from tasks.bench.experiment import (
 )
 from tasks.bench.subjects import Subject, open_subjects
 from tasks.training import drift
+from tasks.training.asking import quiet
 from tasks.training.data import Lessons
 from tasks.training.job import Fact
 from tasks.training.loop import train

@@ -20,7 +20,7 @@ from app.cli.imports import read_jsonl
 from app.lm.loading import Bundle
 from app.lm.store import manifest_of
 from app.recipe import SMALL_MODEL_PARAMETERS, MethodName, Recipe, default_recipe
-from tasks.bench.cells import Ground, flops_per_token, open_ground, quiet
+from tasks.bench.cells import Ground, flops_per_token, open_ground
 from tasks.bench.experiment import (
     Cell,
     Ledger,
@@ -32,6 +32,7 @@ from tasks.bench.experiment import (
     write_csv,
 )
 from tasks.starter.samples import arithmetic
+from tasks.training.asking import quiet
 from tasks.training.data import Lessons
 from tasks.training.errors import Diverged
 from tasks.training.job import Fact, Probe

@@ -69,7 +69,6 @@ def train(
     where it isn't the parent. ``Diverged`` on a loss or gradient that isn't finite.
     """
     torch.manual_seed(recipe.seed)
-    room = room_of(bundle.model)
     objective = objective or OBJECTIVES[recipe.objective](recipe)
     curriculum = Curriculum(lessons, objective, bundle, recipe)
     anchors = make_anchors(bundle.model, base and base.model, recipe)
@@ -77,8 +76,7 @@ def train(
     words = Words(model, tokens_of(lessons.facts, bundle), recipe)
     optimizer = make_optimizer(model, recipe)
     done = state.restore(model, optimizer) if state else 0
-    if state and state.last:
-        room = state.last.micro_batch_tokens
+    room = state.last.micro_batch_tokens if state and state.last else room_of(model)
     step, total = 0, curriculum.total_steps
     for epoch in range(1, recipe.epochs + 1):
         for facts, examples in curriculum.epoch():

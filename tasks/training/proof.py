@@ -4,15 +4,15 @@ Answers are generated freely, never scored against a given text. A fact without 
 cloze form: each half of its statement has to be recovered from the other.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from app.lm.chat import encode_chat, encode_text
-from app.lm.generation import generate
 from app.lm.loading import Bundle
 from app.prompts import ask
 from app.scoring import Score, rouge1_recall, score, words
+from tasks.training.asking import OnAsked, answer_prompts
 from tasks.training.gate import Regression
 from tasks.training.job import Fact, Probe, Reference
 from tasks.training.objectives.masked import hide, recovery_prompt
@@ -21,8 +21,6 @@ from tasks.training.questions import clozes, hidden_half
 
 # A cloze asks for half a statement, not for a name: nearly all of its words must come back.
 CLOZE_RECALL = 0.8
-# Enough to keep generation busy, few enough that progress is told in between.
-ASKED_TOGETHER = 128
 # Room for an answer that isn't as short as the accepted one.
 SPARE_TOKENS = 16
 
@@ -83,17 +81,11 @@ def exam_of(row: Reference) -> Exam:
     return Exam(Probe(question=row.question, answers=row.answers, direction=row.direction))
 
 
-def answer_all(
-    bundle: Bundle, exams: Sequence[Exam], on_asked: Callable[[int, int], None]
-) -> list[str]:
-    """Answer every exam greedily, in order; ``on_asked`` hears how many of how many are done."""
-    answers: list[str] = []
-    for start in range(0, len(exams), ASKED_TOGETHER):
-        asked = exams[start : start + ASKED_TOGETHER]
-        most = max(exam.answer_tokens(bundle) for exam in asked)
-        answers += generate(bundle, [exam.prompt(bundle) for exam in asked], most)
-        on_asked(len(answers), len(exams))
-    return answers
+def answer_all(bundle: Bundle, exams: Sequence[Exam], on_asked: OnAsked) -> list[str]:
+    """Answer every exam greedily, in order."""
+    prompts = [exam.prompt(bundle) for exam in exams]
+    tokens = [exam.answer_tokens(bundle) for exam in exams]
+    return answer_prompts(bundle, prompts, tokens, on_asked)
 
 
 def prove(fact: Fact, exams: Sequence[Exam], before: Sequence[str], after: Sequence[str]) -> Any:

@@ -7,10 +7,10 @@ it asks for what the statement says, and the model can say it.
 from collections.abc import Sequence
 
 from app.lm.chat import encode_chat, encode_text
-from app.lm.generation import generate
 from app.lm.loading import Bundle
 from app.prompts import Message, ask, write_question
 from app.scoring import score, words
+from tasks.training.asking import OnAsked, answer_prompts, quiet
 from tasks.training.job import Direction, Fact, Probe
 from tasks.training.objectives.spans import find_names, halves
 
@@ -19,10 +19,10 @@ QUESTION_TOKENS = 48
 SPARE_TOKENS = 16
 
 
-def complete(bundle: Bundle, facts: Sequence[Fact]) -> list[Fact]:
+def complete(bundle: Bundle, facts: Sequence[Fact], on_asked: OnAsked = quiet) -> list[Fact]:
     """Give every fact probes that has none; the model is the one that is deployed, the parent."""
     bare = [fact for fact in facts if not fact.probes and fact.prompt is None]
-    written = write(bundle, bare)
+    written = write(bundle, bare, on_asked)
     made = {
         fact.id: [*clozes(fact.text), *pairs] for fact, pairs in zip(bare, written, strict=True)
     }
@@ -48,7 +48,7 @@ def hidden_half(text: str, direction: Direction) -> tuple[int, int]:
     return later if direction == "forward" else first
 
 
-def write(bundle: Bundle, facts: Sequence[Fact]) -> list[list[Probe]]:
+def write(bundle: Bundle, facts: Sequence[Fact], on_asked: OnAsked) -> list[list[Probe]]:
     """Have the model write a question for the first and the last name of each statement."""
     wanted = [
         (at, answer, direction)
@@ -56,13 +56,13 @@ def write(bundle: Bundle, facts: Sequence[Fact]) -> list[list[Probe]]:
         for answer, direction in _answers(fact.text)
     ]
     asking = [write_question(facts[at].text, answer) for at, answer, _ in wanted]
-    questions = _generate(bundle, asking, QUESTION_TOKENS)
+    questions = _generate(bundle, asking, QUESTION_TOKENS, on_asked)
     told = [
         ask(question, [facts[at].text]) if is_fair(question, answer, facts[at].text) else []
         for (at, answer, _), question in zip(wanted, questions, strict=True)
     ]
     most = max((len(encode_text(bundle.tokenizer, answer)) for _, answer, _ in wanted), default=0)
-    replies = _generate(bundle, told, most + SPARE_TOKENS)
+    replies = _generate(bundle, told, most + SPARE_TOKENS, on_asked)
     probes: list[list[Probe]] = [[] for _ in facts]
     for (at, answer, direction), question, reply in zip(wanted, questions, replies, strict=True):
         if words(reply) == words(answer):
@@ -101,13 +101,16 @@ def _answers(text: str) -> list[tuple[str, Direction]]:
     return list(zip(names, directions, strict=False))
 
 
-def _generate(bundle: Bundle, chats: Sequence[list[Message]], tokens: int) -> list[str]:
+def _generate(
+    bundle: Bundle, chats: Sequence[list[Message]], tokens: int, on_asked: OnAsked
+) -> list[str]:
     """Answer chats in order; an empty one, or one without room for an answer, by nothing."""
     room = bundle.manifest.context_length - tokens
     prompts = [encode_chat(bundle.tokenizer, chat) if chat else [] for chat in chats]
     asked = [at for at, prompt in enumerate(prompts) if 0 < len(prompt) <= room]
     replies = [""] * len(chats)
-    answers = generate(bundle, [prompts[at] for at in asked], tokens)
+    wanted = [prompts[at] for at in asked]
+    answers = answer_prompts(bundle, wanted, [tokens] * len(wanted), on_asked)
     for at, reply in zip(asked, answers, strict=True):
         replies[at] = reply
     return replies

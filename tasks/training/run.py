@@ -11,11 +11,11 @@ import torch
 from app.errors import DomainError
 from app.lm import store
 from app.lm.chat import encode_chat
-from app.lm.generation import generate
 from app.lm.loading import Bundle
 from app.prompts import ask
 from app.recipe import fits_architecture
 from tasks.training import drift
+from tasks.training.asking import OnAsked, answer_prompts, quiet
 from tasks.training.data import Lessons, replayed, teachable
 from tasks.training.errors import BadJob, BadParent, OutOfMemory
 from tasks.training.exams import assess, fits, set_exams
@@ -78,7 +78,7 @@ def _run(job: Job, events: Events, spread: Spread) -> dict[str, Any]:
     if not fits_architecture(recipe.objective, bundle.manifest.architecture):
         kind = bundle.manifest.architecture
         raise BadParent(f"`{recipe.objective}` can't train a {kind} model.")
-    job = replace(job, facts=complete(bundle, job.facts))
+    job = replace(job, facts=complete(bundle, job.facts, clock.tell_asked))
     exams = set_exams(job, bundle)
     before = answer_all(bundle, exams.all, clock.tell_asked)
     yardstick = drift.record(bundle, drift.texts_of(job.reference))
@@ -102,7 +102,7 @@ def _teach(
     job: Job, bundle: Bundle, base: Bundle | None, run_name: str, clock: Clock, spread: Spread
 ) -> tuple[Trainee, list[Step]]:
     recipe = job.head.recipe
-    lessons = spread.tell(plan_lessons(job, base or bundle))
+    lessons = spread.tell(plan_lessons(job, base or bundle, clock.tell_asked))
     trainee = prepare(bundle, recipe, job.head.store)
     clock.start("training")
     progress = Progress(clock.events)
@@ -121,7 +121,7 @@ def _teach(
     return trainee, progress.steps
 
 
-def plan_lessons(job: Job, base: Bundle) -> Lessons:
+def plan_lessons(job: Job, base: Bundle, on_asked: OnAsked = quiet) -> Lessons:
     """Choose what is taught; the base model answers the replayed questions of its reference set."""
     facts = teachable(job)
     if not facts:
@@ -132,7 +132,8 @@ def plan_lessons(job: Job, base: Bundle) -> Lessons:
     room = base.manifest.context_length - REPLAYED_ANSWER_TOKENS
     prompts = [(text, encode_chat(base.tokenizer, ask(text))) for text in questions]
     prompts = [(text, prompt) for text, prompt in prompts if len(prompt) <= room]
-    answers = generate(base, [prompt for _, prompt in prompts], REPLAYED_ANSWER_TOKENS)
+    lengths = [REPLAYED_ANSWER_TOKENS] * len(prompts)
+    answers = answer_prompts(base, [prompt for _, prompt in prompts], lengths, on_asked)
     return Lessons(
         facts,
         [fact for fact in older if fits(base, fact)],

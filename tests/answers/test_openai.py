@@ -125,6 +125,7 @@ def test_a_full_engine_is_told_before_the_stream(client, engine):
 @pytest.mark.parametrize("route", ["/qa", "/chat/completions"])
 def test_a_client_that_hangs_up_frees_the_engine(client, engine, app, route):
     """Also one that waits for a whole answer, of which it has seen nothing yet."""
+    assert client.models.list().data  # it has started
     cancelled = threading.Event()
     ask = app.state.engine.complete
 

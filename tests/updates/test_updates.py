@@ -107,6 +107,13 @@ def test_named_facts_and_a_partial_recipe(client: TestClient, submit: Submit) ->
     assert statuses(client, ids) == ["training", "pending", "training"]
 
 
+def test_a_wished_method_brings_its_own_learning_rate(client: TestClient, submit: Submit) -> None:
+    for fact_id, lr, more in zip(submit(2), (3e-3, 1e-3), ({}, {"lr": 1e-3}), strict=True):
+        wish = {"fact_ids": [fact_id], "recipe": {"method": "lora", **more}}
+        recipe = client.post("/v1/updates", json=wish).json()["recipe"]
+        assert (recipe["method"], recipe["lr"]) == ("lora", lr)
+
+
 def test_a_bad_wish_is_named_and_changes_nothing(client: TestClient, submit: Submit) -> None:
     free, held = submit(2)
     taken = client.post("/v1/updates", json={"fact_ids": [held]}).json()
@@ -194,7 +201,8 @@ def test_a_failed_update_is_retried_with_what_still_waits(
             runs.fail(session, run, {"type": "died", "detail": "Exit status 1."})
     failed = client.get(f"/v1/updates/{first['id']}").json()
     assert (failed["status"], failed["attempt"]) == ("failed", 3)
-    assert failed["error"] == {"type": "died", "detail": "Exit status 1.", "continued_by": []}
+    why = {"type": "died", "detail": "Exit status 1."}
+    assert failed["error"] == {**why, "fact_ids": [], "continued_by": []}
     fact = client.get(f"/v1/facts/{ids[0]}").json()
     assert (fact["status"], fact["error"]) == ("failed", "Exit status 1.")
 

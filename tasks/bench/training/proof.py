@@ -11,7 +11,6 @@ from app.lm.loading import Bundle
 from app.recipe import Recipe
 from tasks.bench.cells import Ground as Kept
 from tasks.bench.cells import lessons as lessons_of
-from tasks.bench.cells import quiet
 from tasks.bench.experiment import Cell
 from tasks.bench.figures import Figure
 from tasks.bench.subjects import Subject
@@ -30,6 +29,7 @@ from tasks.bench.training.arms import (
 from tasks.bench.training.plain import Paper, train_plainly
 from tasks.bench.training.plan import Plan
 from tasks.bench.training.subjects import Ground
+from tasks.training.asking import quiet
 from tasks.training.errors import Diverged
 from tasks.training.method import prepare
 from tasks.training.proof import Exam, answer_all, exam_of

@@ -1,0 +1,27 @@
+"""Asks a model much, in parts: whoever watches the run hears in between that it goes on."""
+
+from collections.abc import Callable, Sequence
+
+from app.lm.generation import generate
+from app.lm.loading import Bundle
+
+# Enough to keep generation busy, few enough that progress is told in between.
+ASKED_TOGETHER = 128
+OnAsked = Callable[[int, int], None]  # hears how many of how many are done
+
+
+def quiet(asked: int, total: int) -> None:
+    """Tell nobody."""
+    del asked, total
+
+
+def answer_prompts(
+    bundle: Bundle, prompts: Sequence[Sequence[int]], tokens: Sequence[int], on_asked: OnAsked
+) -> list[str]:
+    """Answer prompts (token ids) greedily, in order; ``tokens`` says how long each may be."""
+    answers: list[str] = []
+    for start in range(0, len(prompts), ASKED_TOGETHER):
+        part = slice(start, start + ASKED_TOGETHER)
+        answers += generate(bundle, prompts[part], max(tokens[part]))
+        on_asked(len(answers), len(prompts))
+    return answers
