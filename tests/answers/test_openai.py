@@ -95,7 +95,9 @@ REFUSED = [
     ({"stop": "x"}, openai.UnprocessableEntityError),
     ({"messages": []}, openai.UnprocessableEntityError),
     ({"messages": [{"role": "user", "content": " "}]}, openai.UnprocessableEntityError),
+    ({"messages": [{"role": "user", "content": "who\x00?"}]}, openai.UnprocessableEntityError),
     ({"messages": [{"role": "tool", "content": "x"}]}, openai.UnprocessableEntityError),
+    ({"messages": [{"role": "user", "content": "x" * 2**20}]}, openai.APIStatusError),
 ]
 
 

@@ -8,7 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,8 @@ import pytest
 
 from app.lm import chat
 from app.lm.generation import generate
-from app.lm.loading import load
+from app.lm.loading import Bundle, load
+from app.lm.residents import Residents
 from tests.answers.engine_contract import check_all
 from tests.lm.conftest import TinyStore, publish_adapter
 from tests.lm.models import SENTENCES
@@ -241,6 +244,31 @@ def test_a_checkpoint_in_use_is_never_evicted(engine: Start, tiny: TinyStore):
         pass
     assert said(freed) == answers(tiny, "llama", ["Who is it?"])[0]
     assert loaded(url) == {tiny.digests["llama"]}
+
+
+def test_while_one_checkpoint_is_loaded_others_answer_and_who_waits_too_long_is_told(
+    engine: Start, tiny: TinyStore, monkeypatch: pytest.MonkeyPatch
+):
+    reading, may_end, read = threading.Event(), threading.Event(), Residents._load_to_answer
+
+    def slowly(residents: Residents, digest: str, root: Bundle | None) -> Bundle:
+        if digest == tiny.digests["other"]:
+            reading.set()
+            assert may_end.wait(60)
+        return read(residents, digest, root)
+
+    monkeypatch.setattr(Residents, "_load_to_answer", slowly)
+    url = engine(deadline_s=2.0)
+    assert said(ask(url, tiny.digests["llama"]))
+    with ThreadPoolExecutor(1) as threads:
+        late = threads.submit(ask, url, tiny.digests["other"])
+        assert reading.wait(60)
+        assert said(ask(url, tiny.digests["llama"]))
+        assert late.result(60).status_code == 504
+    may_end.set()
+    while (answer := ask(url, tiny.digests["other"])).status_code == 504:
+        pass
+    assert said(answer) == answers(tiny, "other", ["Who is it?"])[0]
 
 
 def test_what_cannot_be_loaded_anyway_costs_no_idle_one_its_place(engine: Start, tiny: TinyStore):
