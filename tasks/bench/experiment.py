@@ -109,9 +109,9 @@ def interval(seeds: Sequence[Sequence[float]]) -> Interval:
     return mean(mean(marks) for marks in seeds), low, high
 
 
-def shown(found: Interval) -> str:
-    """Write a mean with its interval."""
-    return f"{found[0]:.2f} ({found[1]:.2f}–{found[2]:.2f})"
+def shown(found: Interval | None) -> str:
+    """Write a mean with its interval; nothing where nothing was asked."""
+    return f"{found[0]:.2f} ({found[1]:.2f}–{found[2]:.2f})" if found else ""
 
 
 def markdown(rows: Sequence[dict[str, str]]) -> str:

@@ -22,7 +22,7 @@ recipe's own; `random` (a prompt of random tokens) and `copy` (nothing masked) a
 
 """
 SPENT = """
-Until {share:.0%} of the questions are right, in both directions together: FLOPs (4 a weight and
+Until {share:.0%} of the questions are right, in all directions asked together: FLOPs (4 a weight and
 token, 2 more for a trained weight; padding counts) and seconds of training, the mean of all seeds;
 empty where a seed never got there. Forgetting: of {asked} reference questions, right ones lost and
 answers in other words, and KL to the parent in nats a token.
@@ -72,7 +72,7 @@ def _row(name: str, cells: Sequence[Cell]) -> Cell:
     for way in (*DIRECTIONS, "reversed"):
         for measure in ("passed", "rouge1"):
             marks = [cell["marks"][way][measure] for cell in cells]
-            row[f"{way}_{measure}"] = interval(marks) if marks[0] else (0.0, 0.0, 0.0)
+            row[f"{way}_{measure}"] = interval(marks) if marks[0] else None
     reached = [_reached(cell) for cell in cells]
     for at, spent in (("flops", "flops_to_90"), ("seconds", "s_to_90")):
         points = [point[at] for point in reached if point]
@@ -85,12 +85,9 @@ def _row(name: str, cells: Sequence[Cell]) -> Cell:
 
 
 def _reached(cell: Cell) -> Cell | None:
-    both = (point for point in cell["curve"] if _both(point) >= LEARNED)
-    return next(both, None)
-
-
-def _both(point: Cell) -> float:
-    return float(point["forward"] + point["backward"]) / 2
+    asked = [way for way in DIRECTIONS if cell["marks"][way]["passed"]]
+    points = (p for p in cell["curve"] if mean(p[way] for way in asked) >= LEARNED)
+    return next(points, None)
 
 
 def _flat(row: Cell) -> Cell:

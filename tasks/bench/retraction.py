@@ -115,9 +115,9 @@ def write_report(out: Path, settings: Cell, cells: Sequence[Cell]) -> list[Path]
         row = {"facts": name}
         for way in DIRECTIONS:
             answered = [cell[key][way]["passed"] for cell in cells]
-            found = interval(answered) if answered[0] else (0.0, 0.0, 0.0)
+            found = interval(answered) if answered[0] else None
             row[way] = shown(found)
-            values = dict(zip(("mean", "low", "high"), found, strict=True))
+            values = dict(zip(("mean", "low", "high"), found or ("", "", ""), strict=True))
             flat.append({"facts": key, "direction": way, **values})
         rows.append(row)
     counts = {"before": before, "still": kept / before if before else 0.0}
