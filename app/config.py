@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     engine_memory_mb: int = Field(4096, gt=0, description="Resident checkpoints' limit, MiB")
     engine_threads: int = Field(2, ge=1, description="CPU threads of the engine")
     max_batch: int = Field(32, ge=1, description="Questions that the engine answers together")
-    max_tokens: int = Field(256, ge=1, le=4096, description="Largest max_tokens of a request")
+    max_tokens: int = Field(256, ge=1, le=4096, description="Most tokens of an answer")
 
     batch_facts: int = Field(64, ge=1, description="Waiting facts that open an update")
     batch_wait_s: float = Field(30.0, ge=0, description="Age of the oldest that opens one, seconds")

@@ -36,6 +36,7 @@ def engine_program(settings: Settings) -> Program:
         "memory-mb": settings.engine_memory_mb,
         "max-batch": settings.max_batch,
         "deadline-s": settings.engine_timeout_s,
+        "default-tokens": settings.max_tokens,
     }
     given = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     return Program("engine", [sys.executable, "-m", "app.lm.server", *given])

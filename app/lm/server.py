@@ -203,6 +203,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--max-batch", type=int, default=32, help="answers written together")
     parser.add_argument("--max-waiting", type=int, default=256, help="requests waiting at most")
     parser.add_argument("--deadline-s", type=float, default=60.0, help="limit for one answer")
+    parser.add_argument("--default-tokens", type=int, default=256, help="of an unlimited answer")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -215,6 +216,7 @@ def main(arguments: list[str] | None = None) -> None:
         max_batch=given.max_batch,
         max_waiting=given.max_waiting,
         deadline_s=given.deadline_s,
+        default_tokens=given.default_tokens,
     )
     app = make_app(limits, pick_device(given.device))
     with suppress(KeyboardInterrupt):
