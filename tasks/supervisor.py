@@ -41,7 +41,8 @@ LOOK_S = 0.2  # how often the trainer is looked at
 PAUSE_S = 30.0  # after trouble that isn't the trainer's: a full disk is no reason to spin
 SPACE = 3  # times the parent: the candidate, as much again in the making, and room to serve
 LEAST_FREE = 16 * 2**20  # bytes; with less the disk is full
-PROVE_TRIES = 5  # a second or so apart: an engine that is full may soon have room
+PROVE_TRIES = 5  # of an engine that is full: it may soon have room
+LONGEST_PAUSE_S = 5  # between them
 PUBLISH_TRIES = 60  # a second apart: a database that restarts costs no training
 log = logging.getLogger(__name__)
 
@@ -207,7 +208,7 @@ class Supervisor:
                 except Refused as error:  # for now: it is full
                     if not left:
                         return error.detail
-                    time.sleep(error.retry_after_s or 1)
+                    time.sleep(min(error.retry_after_s or 1, LONGEST_PAUSE_S))
         except DomainError as error:
             return error.detail
         finally:

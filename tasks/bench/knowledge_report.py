@@ -22,7 +22,7 @@ recipe's own; `random` (a prompt of random tokens) and `copy` (nothing masked) a
 
 """
 SPENT = """
-Until {share:.0%} of the questions are right, in all directions asked together: FLOPs (4 a weight and
+Until {share:.0%} of the questions are right, all directions asked together: FLOPs (4 a weight and
 token, 2 more for a trained weight; padding counts) and seconds of training, the mean of all seeds;
 empty where a seed never got there. Forgetting: of {asked} reference questions, right ones lost and
 answers in other words, and KL to the parent in nats a token.

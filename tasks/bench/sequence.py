@@ -62,8 +62,8 @@ along with the next update. Replay: up to {replayed} older facts are rehearsed. 
 reference set's replay part. KL: to the update's parent on older facts, on the rest to the base
 model, without base to the parent. Fresh adapters: each update trains a new one on what the earlier
 ones, merged, left. Retrained: the base model learns all facts in one update. Proven: every probe is
-answered rightly. No gate holds a version. Means with 95 % intervals over seeds and facts; reference questions and KL against
-the base model.
+answered rightly. No gate holds a version. Means with 95 % intervals over seeds and facts; reference
+questions and KL against the base model.
 
 """
 
