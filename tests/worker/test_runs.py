@@ -1,5 +1,6 @@
 """One run in this process with a real trainer process: every way in which it can end."""
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,7 @@ from app.services import activations, facts, jobs, publishing, runs, updates
 from app.services.audit import SYSTEM
 from app.services.publishing import Candidate, Result, Verdict
 from app.services.runs import Run
-from tests.worker.conftest import Deployment, deploy
+from tests.worker.conftest import Crowded, Deployment, Engine, deploy
 
 
 @pytest.fixture
@@ -169,6 +170,29 @@ def test_what_can_not_be_activated_is_held_and_not_lost(here: Deployment, reason
     assert here.statuses(*ids) == ["trained"]
     assert checkpoint(here, 2).status == "ready"
     assert current(here) == (1 if reason == "current_moved" else 0)
+
+
+def test_an_engine_that_is_full_for_a_moment_holds_nothing(here: Deployment) -> None:
+    refused: list[str] = []
+
+    class Full(Engine):
+        def do_POST(self) -> None:  # noqa: N802 - the name that the library calls
+            if self.path.endswith("/completions") and not refused:
+                refused.append(self.path)
+                self.send_response(503)
+                self.send_header("Retry-After", "1")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+            else:
+                super().do_POST()
+
+    here.submit("The west gate is red.")
+    with Crowded(("127.0.0.1", 0), Full) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        here.run_here(update_id := here.open(), engine_url=f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert refused
+    assert (here.update(update_id).outcome, current(here)) == ("activated", 1)
 
 
 def test_the_one_fact_that_can_not_be_trained_is_found(here: Deployment) -> None:
