@@ -34,7 +34,7 @@ class Recipe(BaseModel):
     span_share: float = Field(0.5, ge=0, le=1, description="Samples masked as whole spans")
     infill_share: float = Field(0.7, ge=0, le=1, description="Samples that ask for a span alone")
     cut_share: float = Field(0.4, ge=0, le=1, description="Of these, show a part of the rest alone")
-    replay_share: float = Field(0.25, ge=0, lt=1, description="Share of a step's samples: replay")
+    replay_share: float = Field(0.4, ge=0, lt=1, description="Share of a step's samples: replay")
     kl_weight: float = Field(
         4.0, ge=0, description="Weight, on replay, of the KL to the parent and the base model"
     )
