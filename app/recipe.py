@@ -23,7 +23,7 @@ class Recipe(BaseModel):
         " none); MLPs",
     )
     lr: float = Field(4e-4, gt=0, description="Peak learning rate")
-    epochs: int = Field(300, ge=1, description="Exposures of each fact")
+    epochs: int = Field(200, ge=1, description="Exposures of each fact")
     batch_size: int = Field(32, ge=1, description="Facts in one step")
     warmup_share: float = Field(0.02, ge=0, le=1, description="Share of steps with rising lr")
     decay_share: float = Field(0.3, ge=0, le=1, description="Share of steps with falling lr")
