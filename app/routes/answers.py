@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.responses import StreamingResponse
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app.config import Settings
@@ -56,12 +57,10 @@ async def answer_question(
     _check_limit(settings, "max_tokens", body.max_tokens)
     wanted = body.version is None if body.overlay is None else body.overlay
     max_facts = settings.overlay_facts if wanted else 0
-    asked = {"/question": body.question}
-    bound = await run_in_threadpool(_bind, database, settings, asked, body.version, max_facts)
+    prepared = (database, settings, body.question, body.version, max_facts)
+    bound, proposed = await run_in_threadpool(_prepare, *prepared)
     work = answers.complete(engine, bound, ask(body.question), body.max_tokens)
     async with until_gone(request, work) as answered:
-        # What may support the answer is looked up while the engine works on it.
-        proposed = await run_in_threadpool(_propose, database, bound, body.question)
         bound, found = await answered
     answer = found.text.strip()
     facts = bound.facts
@@ -102,7 +101,7 @@ async def complete_chat(
     asks = version is None and chat[-1]["role"] == "user"
     max_facts = settings.overlay_facts if asks else 0
     texts = {f"/messages/{n}/content": turn["content"] for n, turn in enumerate(chat)}
-    bound = await run_in_threadpool(_bind, database, settings, texts, version, max_facts)
+    bound = await run_in_threadpool(_bind_chat, database, settings, texts, version, max_facts)
     asked = (engine, bound, chat, body.max_completion_tokens or body.max_tokens, body.temperature)
     head = {"id": new_id("chatcmpl"), "created": int(time.time()), **_name(bound)}
     headers = {"X-Model-Version": str(bound.version)}
@@ -133,28 +132,41 @@ def get_model(model: Annotated[str, Path(max_length=40)], session: ReaderDep) ->
     return _model(model, checkpoints.resolve(session, _version_of(model)))
 
 
-def _bind(
+def _prepare(
+    database: Database, settings: Settings, question: str, version: int | None, max_facts: int
+) -> tuple[Bound, list[Learned] | None]:
+    """Bind a question, and look up what may support its answer; None: not known yet.
+
+    In one go: a second one beside the engine's work took it from the engine, which has all cores.
+    """
+    with database.reading() as session:
+        bound = _bind(session, settings, {"/question": question}, version, max_facts)
+        if bound.facts:  # mostly they answer, and nothing else is asked for
+            return bound, None
+        return bound, attribution.propose(session, question, bound.version)
+
+
+def _bind_chat(
     database: Database,
     settings: Settings,
     texts: dict[str, str],
     version: int | None,
     max_facts: int,
 ) -> Bound:
+    with database.reading() as session:
+        return _bind(session, settings, texts, version, max_facts)
+
+
+def _bind(
+    session: Session, settings: Settings, texts: dict[str, str], version: int | None, max_facts: int
+) -> Bound:
     """Bind the last of the texts, which are given by JSON pointer."""
     question = list(texts.values())[-1]
-    with database.reading() as session:
-        vllm.check_texts(session, settings, texts)
-        bound = answers.bind(session, question, version=version, max_facts=max_facts)
-        # Posted while another engine served, a fact may spell what vLLM would take for a role.
-        special = partial(vllm.find_special_token, session, settings)
-        return replace(bound, facts=tuple(f for f in bound.facts if not special(f.text)))
-
-
-def _propose(database: Database, bound: Bound, question: str) -> list[Learned] | None:
-    if bound.facts:  # mostly they answer, and nothing else is asked for
-        return None
-    with database.reading() as session:
-        return attribution.propose(session, question, bound.version)
+    vllm.check_texts(session, settings, texts)
+    bound = answers.bind(session, question, version=version, max_facts=max_facts)
+    # Posted while another engine served, a fact may spell what vLLM would take for a role.
+    special = partial(vllm.find_special_token, session, settings)
+    return replace(bound, facts=tuple(f for f in bound.facts if not special(f.text)))
 
 
 def _support(database: Database, bound: Bound, question: str, answer: str) -> tuple[Support, ...]:
