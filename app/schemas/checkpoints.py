@@ -24,7 +24,10 @@ class CheckpointOut(Output):
     status: Literal["ready", "rejected", "deleting", "deleted"]
     is_current: bool
     facts_count: int = Field(description="Facts learned in its lineage, less those found lost")
-    metrics: dict[str, Any]
+    metrics: dict[str, Any] = Field(
+        description="What its update took: steps, seconds, tokens and how many of these were replay"
+        " of older facts (older_tokens) and of the base model's answers (base_tokens)"
+    )
     created_at: datetime
     update_id: str | None
     kind: Literal["full", "adapter"]

@@ -91,11 +91,19 @@ def train(
                 raise Diverged(step, [fact.id for fact in facts])
             optimizer.step()
             optimizer.zero_grad()
-            on_step(Step(step, total, epoch, sums.loss, sums.recall, lr, norm, sums.tokens, room))
+            read = (sums.tokens, *replay_of(examples))
+            on_step(Step(step, total, epoch, sums.loss, sums.recall, lr, norm, *read, room))
             if state:
                 state.keep(model, optimizer)
     spread.gather(model, bundle.model.eval())
     return step
+
+
+def replay_of(examples: Sequence[Example]) -> tuple[int, int]:
+    """Count a step's tokens that are replay: of older facts, and of the base model's answers."""
+    replay = [(len(example.input_ids), example.of_base) for example in examples if example.replayed]
+    base = sum(length for length, of_base in replay if of_base)
+    return sum(length for length, _ in replay) - base, base
 
 
 def room_of(model: Any) -> int:

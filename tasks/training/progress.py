@@ -18,6 +18,8 @@ class Step:
     lr: float
     grad_norm: float
     tokens: int  # all that the model read, padding included
+    older_tokens: int  # of older facts and examples, replayed
+    base_tokens: int  # of what the base model says about its reference set, replayed
     micro_batch_tokens: int  # at most; halved where they didn't fit a GPU's memory
 
 

@@ -182,5 +182,7 @@ def measure(steps: list[Step]) -> dict[str, Any]:
         "final_loss": last.loss,
         "final_recall": last.recall,
         "tokens": sum(step.tokens for step in steps),
+        "older_tokens": sum(step.older_tokens for step in steps),
+        "base_tokens": sum(step.base_tokens for step in steps),
         **memory,
     }

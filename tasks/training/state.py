@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +96,14 @@ class State:
 
 
 def name_run(job: Job) -> str:
-    """Return a digest of all that decides a run; attempts at one update share it."""
+    """Return a digest of all that decides a run, and of the form of what is kept of its steps.
+
+    Attempts at one update share it, unless another release of the trainer makes one of them.
+    """
     head = job.head.model_dump(mode="json", exclude={"token", "state"})
     rows = (job.facts, job.older, job.reference, job.controls)
-    whole = [head, *([row.model_dump() for row in part] for part in rows)]
+    form = [field.name for field in fields(Step)]
+    whole = [form, head, *([row.model_dump() for row in part] for part in rows)]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 

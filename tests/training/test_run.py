@@ -317,6 +317,21 @@ def test_without_replay_only_the_facts_are_taught(make_job: MakeJob, objects: Pa
     assert replayed(job)[2] == ["Where does she work?"]
 
 
+def test_what_replay_takes_is_told_by_kind(make_job: MakeJob) -> None:
+    spent = {}
+    for share in (0.0, 0.6):
+        folder = make_job(f"share {share}", older=OLDER, epochs=3, replay_share=share)
+        spent[share] = carry_out(folder)["metrics"]
+    assert (spent[0.0]["older_tokens"], spent[0.0]["base_tokens"]) == (0, 0)
+    older, base = spent[0.6]["older_tokens"], spent[0.6]["base_tokens"]
+    assert min(older, base) > 0
+    assert spent[0.6]["tokens"] - older - base >= spent[0.0]["tokens"], (
+        "replay takes nothing from what is taught"
+    )
+    lines = (folder / "checkpoint" / "metrics.jsonl").read_text().splitlines()
+    assert sum(json.loads(line)["older_tokens"] for line in lines) == older
+
+
 def test_events_tell_each_phase_and_what_the_metrics_hold(make_job: MakeJob) -> None:
     folder = make_job(epochs=3)
     carry_out(folder)
