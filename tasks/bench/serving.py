@@ -20,10 +20,8 @@ from tasks.bench import measures
 from tasks.bench.deployment import deployed
 from tasks.bench.figures import FULL, QUICK, Figure, Sizes
 from tasks.bench.memory import memory
+from tasks.bench.page import put, section
 from tasks.bench.swaps import swaps
-
-PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
-BEGIN, END = "<!-- serving: written by make bench-serving -->", "<!-- serving: end -->"
 
 
 async def measure(folder: Path, sizes: Sizes) -> list[Figure]:
@@ -48,32 +46,14 @@ async def measure(folder: Path, sizes: Sizes) -> list[Figure]:
     return figures
 
 
-def section(figures: list[Figure], sizes: Sizes, load: float) -> str:
-    """Write the page's section."""
+def about(sizes: Sizes, load: float) -> str:
+    """Say what was run, where and when."""
     now = datetime.now(UTC).strftime("%Y-%m-%d")
-    lines = [
-        BEGIN,
-        "## Serving",
-        "",
+    return (
         f"Starter model on {os.cpu_count()} CPU cores ({platform.machine()}), SQLite, one engine "
         f"process ({sizes.threads} threads), two API processes and the clients on one machine; "
-        f"{now}, load average before the run {load:.1f}. Run it with `make bench-serving`.",
-        "",
-        "| measure | figure | goal | met |",
-        "|---|---|---|---|",
-        *(figure.row() for figure in figures),
-        "",
-        END,
-    ]
-    return "\n".join(lines)
-
-
-def write_page(text: str) -> None:
-    """Put the section into docs/performance.md, in place of the last one."""
-    page = PAGE.read_text() if PAGE.exists() else "# Performance\n"
-    before, found, rest = page.partition(BEGIN)
-    after = rest.partition(END)[2] if found else "\n"
-    PAGE.write_text(f"{before.rstrip()}\n\n{text}{after}")
+        f"{now}, load average before the run {load:.1f}. Run it with `make bench-serving`."
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -87,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="almanac-bench-") as folder:
         figures = asyncio.run(measure(Path(folder), sizes))
     if not given.quick:
-        write_page(section(figures, sizes, load))
+        put("serving", section("Serving", about(sizes, load), figures))
     return int(any(figure.met is False for figure in figures))
 
 

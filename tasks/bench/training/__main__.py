@@ -1,7 +1,8 @@
 """Measure the trainer on this machine: ``make bench-training``.
 
 It runs in turn with a plain loop, in one process. Finished parts are kept in the folder, so that a
-run that was killed goes on; the table is written there as Markdown, and printed.
+run that was killed goes on. The table is printed, written there as Markdown and, where no part was
+left out, put into docs/performance.md.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from tasks.bench.cells import Ground as Kept
 from tasks.bench.cells import open_ground
 from tasks.bench.experiment import Cell, Ledger, describe
 from tasks.bench.figures import Figure, examples
+from tasks.bench.page import put, section
 from tasks.bench.subjects import read_subjects
 from tasks.bench.training import arithmetic, scale, step
 from tasks.bench.training.plan import FULL, PARTS, QUICK, REAL, Part, Plan
@@ -31,16 +33,10 @@ from tasks.bench.training.proof import Race
 from tasks.bench.training.subjects import Ground
 from tasks.training.loop import autocast
 
-HEAD = """# Training
-
-{cores} CPU cores ({machine}), threads: {threads}, both arms multiply in {dtype}; {day}, load
-average before the run {load:.1f}. `make bench-training` runs the trainer in turn with a plain loop,
-which pads a batch to its longest text, computes all logits and has one mask rate a batch. Goals are
-held against seconds; CPU seconds leave out what else runs here.
-
-| measure | figure | goal | met |
-|---|---|---|---|
-"""
+ABOUT = """{cores} CPU cores ({machine}), threads: {threads}, both arms multiply in {dtype}; {day},
+load average before the run {load:.1f}. `make bench-training` runs the trainer in turn with a plain
+loop, which pads a batch to its longest text, computes all logits and has one mask rate a batch.
+Goals are held against seconds; CPU seconds leave out what else runs here."""
 
 
 @dataclass(frozen=True)
@@ -135,11 +131,11 @@ def run(plan: Plan, out: Path, parts: list[Part], threads: int, level: float) ->
     return found
 
 
-def report(figures: list[Figure], threads: int, load: float) -> str:
-    """Write the page."""
+def about(threads: int, load: float) -> str:
+    """Say what was run, where and when."""
     with autocast(torch.device("cpu"), Recipe()):
         narrow = torch.is_autocast_enabled("cpu")
-    head = HEAD.format(
+    return ABOUT.format(
         cores=os.cpu_count(),
         machine=platform.machine(),
         threads=threads,
@@ -147,7 +143,6 @@ def report(figures: list[Figure], threads: int, load: float) -> str:
         day=datetime.now(UTC).strftime("%Y-%m-%d"),
         load=load,
     )
-    return head + "".join(figure.row() + "\n" for figure in figures)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -171,9 +166,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     if given.quick:
         found = [replace(figure, met=None) for figure in found]
-    page = report(found, given.threads, load)
-    (given.folder / "training.md").write_text(page, encoding="utf-8")
-    sys.stdout.write(page)
+    text = section("Training", about(given.threads, load), found)
+    (given.folder / "training.md").write_text(text, encoding="utf-8")
+    sys.stdout.write(text)
+    if not given.quick and not given.part:
+        put("training", text)
     return int(any(figure.met is False for figure in found))
 
 
