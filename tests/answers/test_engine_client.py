@@ -88,6 +88,8 @@ FAILURES = [
     (Response("<html>", 502), Unavailable, 1),
     (Response("{}", 200, media_type="application/json"), Unavailable, 1),
     (Response("not json", 200), Unavailable, 1),
+    (Response("[]", 200, media_type="application/json"), Unavailable, 1),
+    (Response('{"choices": [7], "usage": null}', 200), Unavailable, 1),
 ]
 
 

@@ -19,10 +19,11 @@ import httpx
 import openai
 import pytest
 
-from app.lm import chat
+from app.lm import chat, scheduler
 from app.lm.generation import generate
 from app.lm.loading import Bundle, load
 from app.lm.residents import Residents
+from app.lm.rows import Row
 from tests.answers.engine_contract import check_all
 from tests.lm.conftest import TinyStore, publish_adapter
 from tests.lm.models import SENTENCES
@@ -301,6 +302,37 @@ def test_no_temperature_is_too_low_to_draw_by(engine: Start, tiny: TinyStore):
     """A share that is no number would fail every question of the batch."""
     coldest = ask(engine(), tiny.digests["llama"], temperature=1e-39)
     assert said(coldest) == answers(tiny, "llama", ["Who is it?"])[0]
+
+
+def test_an_answer_that_nobody_limits_has_the_engines_limit(engine: Start, tiny: TinyStore):
+    unlimited = body(tiny.digests["endless"], "Go on.")
+    del unlimited["max_tokens"]
+    answer = httpx.post(engine(default_tokens=3) + CHAT, json=unlimited, timeout=60).json()
+    assert answer["usage"]["completion_tokens"] == 3
+    assert answer["choices"][0]["finish_reason"] == "length"
+
+
+def test_rows_too_wide_to_run_together_wait_for_each_other(
+    engine: Start, tiny: TinyStore, monkeypatch: pytest.MonkeyPatch
+):
+    """Each row of a batch keeps as much as its longest one: a long chat would widen all."""
+    asked, widths, take = questions(6), [], scheduler._Turn._take
+
+    def watch(turn: scheduler._Turn) -> list[Row]:
+        joining = take(turn)
+        widths.append(len(joining) + len(turn._batch.rows))
+        return joining
+
+    monkeypatch.setattr(scheduler._Turn, "_take", watch)
+    url, digest = engine(), tiny.digests["llama"]
+    for most, together in ((1, 1), (2**17, 6)):
+        monkeypatch.setattr(scheduler, "MOST_KEPT", most)
+        widths.clear()
+        with ThreadPoolExecutor(6) as pool:
+            found = list(pool.map(lambda question: said(ask(url, digest, question)), asked))
+        assert found == answers(tiny, "llama", asked)
+        assert max(widths) <= together
+    assert max(widths) > 1
 
 
 def test_an_answer_has_a_deadline(engine: Start, tiny: TinyStore):
