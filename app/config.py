@@ -26,7 +26,9 @@ class Settings(BaseSettings):
     base_model: str = Field("starter", description="`starter`, a folder, or a hub model id")
     base_revision: str = Field("", description="Commit hash that pins a hub model")
     reference_file: Path | None = Field(
-        None, description="Reference set (JSONL) for replay and regression; empty: the starter's"
+        None,
+        description="What the model must not forget (JSONL), for replay and regression; empty: the"
+        " starter's for the starter, nothing for another base model",
     )
 
     engine_url: str = Field(

@@ -130,7 +130,11 @@ class Supervisor:
     def _write_job(self, run: Run, folder: Path, job: Job) -> None:
         store.need_space(self.settings.store, SPACE * size_of(self.settings.store, job.parent))
         store.staging_folder(self.settings.store, folder.name)
-        shutil.copyfile(self.settings.reference_file or REFERENCE, folder / "reference.jsonl")
+        own = self.settings.reference_file
+        if own is None and self.settings.base_model != "starter":
+            (folder / "reference.jsonl").touch()  # the starter's world is none of this model's
+        else:
+            shutil.copyfile(own or REFERENCE, folder / "reference.jsonl")
         _write_rows(folder / "replay.jsonl", job.replay)
         crash_point("preparing")
         _write_rows(folder / "facts.jsonl", job.facts)

@@ -119,6 +119,8 @@ def announce(settings: Settings) -> None:
         key = f"not in {path} any more"
     starter = settings.base_model == "starter"
     model = STARTER if starter else f"The base model is {settings.base_model}.\n"
+    if not starter and settings.reference_file is None:
+        model += "What it forgets isn't measured: ALMANAC_REFERENCE_FILE names no questions.\n"
     text = READY.format(
         url=local_url(settings), model=model, key=key, logs=settings.data_dir / "logs"
     )

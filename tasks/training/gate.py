@@ -84,6 +84,8 @@ def judge(recipe: Recipe, found: Evidence) -> Verdict:
         counts = f"{found.examples.before} of {found.examples.asked} right before"
         reasons.append(f"held-out examples: {counts}, {found.examples.after} after")
     reasons += [_explain(name, sample, most) for name, sample, most in limits if sample.asked]
+    if not found.reference.asked:
+        reasons.append("no reference questions: what else was lost isn't known")
     moved = found.kl is not None and found.kl > recipe.max_kl
     if found.kl is not None:
         limit = f"{'beyond' if moved else 'within'} the {recipe.max_kl:.2f} allowed"

@@ -107,6 +107,13 @@ def test_each_reason_has_its_number() -> None:
     ]
 
 
+def test_a_missing_reference_set_is_said() -> None:
+    assert judge(Recipe(), Evidence(1, 1)).reasons == [
+        "1 of 1 facts proven",
+        "no reference questions: what else was lost isn't known",
+    ]
+
+
 def test_wilson_against_published_values() -> None:
     """The ends solve (p - share)² = z² p (1 - p) / n, which is how the interval is defined."""
     for count, total in ((0, 10), (1, 10), (13, 150), (10, 10)):

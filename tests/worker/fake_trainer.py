@@ -48,7 +48,7 @@ def main(folder: Path) -> None:
             "outcome": "reject" if "FORGOTTEN" in words else outcome,
             "reasons": [f"{len(facts)} facts taught"],
         },
-        "metrics": {"steps": 2},
+        "metrics": {"steps": 2, "reference": len(read(folder / "reference.jsonl"))},
     }
     (folder / "result.json").write_text(json.dumps(result))
 

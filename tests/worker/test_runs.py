@@ -243,6 +243,17 @@ def test_a_silent_trainer_is_killed_and_counts_as_a_failure(here: Deployment) ->
     assert (update.status, update.attempt) == ("queued", 1)
 
 
+@pytest.mark.parametrize(("base_model", "asks"), [("starter", True), ("/models/mine", False)])
+def test_the_starters_reference_set_is_for_the_starter_alone(
+    here: Deployment, base_model: str, asks: bool
+) -> None:
+    """Its world would be replayed into another model."""
+    here.settings.reference_file, here.settings.base_model = None, base_model
+    here.submit("The east gate is blue.")
+    here.run_here(here.open())
+    assert (checkpoint(here).metrics["reference"] > 0) == asks
+
+
 def test_trouble_that_is_not_the_trainers_costs_no_attempt(here: Deployment) -> None:
     ids = here.submit("The east gate is blue.")
     update_id = here.open()
