@@ -61,7 +61,7 @@ SMALL_MODEL_PARAMETERS = 300_000_000
 def default_recipe(
     parameters: int, architecture: Architecture = "causal", method: MethodName | None = None
 ) -> Recipe:
-    """Choose the defaults for a model of a kind with so many parameters (DESIGN 9).
+    """Choose the defaults for a model of a kind with so many parameters.
 
     A ``method`` other than the usual one has its own rate: of adapters of small models the best of
     those tried (docs/knowledge.md), of all of a large model's weights an unmeasured, careful one.

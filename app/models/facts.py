@@ -13,7 +13,7 @@ _live = text(f"status IN {LIVE}")
 
 
 class Fact(Base):
-    """One submitted statement, or example, and where it stands (DESIGN 5)."""
+    """One submitted statement, or example, and where it stands."""
 
     __tablename__ = "facts"
     __table_args__ = (
@@ -62,7 +62,7 @@ IS_WAITING = Fact.status.in_([literal_column(f"'{status}'") for status in WAITIN
 
 
 class Probe(Base):
-    """A question with its accepted answers: an exam, never a lesson (DESIGN, decision 9)."""
+    """A question with its accepted answers: an exam, never a lesson (decision 9)."""
 
     __tablename__ = "probes"
 

@@ -64,7 +64,7 @@ def change_checkpoint(
 def list_checkpoint_facts(
     version: Version, query: Annotated[PageQuery, Query()], session: ReaderDep
 ) -> ListOf[FactOut]:
-    """List the facts that are proven in this version or in one that it was trained from."""
+    """List what is proven in this version or in one it was trained from, and not lost since."""
     rows, has_more = checkpoints.list_facts(session, version, query.page())
     return ListOf(data=facts_out(rows, find_standings(session, rows)), has_more=has_more)
 
@@ -136,7 +136,7 @@ def roll_back(
     actor: Writer,
     once: OnceDep,
 ) -> Response:
-    """Go back to a version; facts, updates and newer checkpoints stay as they are."""
+    """Go back to a version; updates and newer ones stay. Facts lapse that it is known to lack."""
     target = body.to
     if target is None:
         # Nowhere to go may be because this very request was done before: `once` knows.

@@ -1,4 +1,4 @@
-"""Questions and answers on the wire: ours, and OpenAI's (DESIGN 7 and 8)."""
+"""Questions and answers on the wire: ours, and OpenAI's."""
 
 from typing import Annotated, Literal
 

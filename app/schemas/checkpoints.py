@@ -1,4 +1,4 @@
-"""Checkpoints and activations on the wire (DESIGN 8)."""
+"""Checkpoints and activations on the wire."""
 
 from collections.abc import Mapping
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""Examples on the wire (DESIGN 8): prompts with the responses to be learned."""
+"""Examples on the wire: prompts with the responses to be learned."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self

@@ -1,4 +1,4 @@
-"""Facts on the wire (DESIGN 8)."""
+"""Facts on the wire."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -94,8 +94,12 @@ class FactIn(Input):
         "supersede", description="What happens to other live facts with this key"
     )
     source: Annotated[Line, Field(max_length=200)] | None = None
-    valid_from: Time | None = None
-    valid_until: Time | None = None
+    valid_from: Time | None = Field(
+        None,
+        description="From when it is given in context. It is trained whatever its dates say, and"
+        " once learned it stays until it is superseded or retracted",
+    )
+    valid_until: Time | None = Field(None, description="Until when it is given in context")
     metadata: Metadata = Field({}, description="Anything of yours, at most 16 KB of JSON")
 
     @field_validator("valid_until")
