@@ -1,4 +1,7 @@
 import random
+import re
+from collections import Counter
+from itertools import accumulate
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -149,6 +152,20 @@ def test_gaps_are_names_what_stands_beside_them_and_runs_of_words() -> None:
     assert "Mira Tovan is the keeper of the lighthouse at " in gaps
     assert any(gap.count(" ") == 2 and "lighthouse" in gap for gap in gaps)
     assert TEXT[:-1] not in gaps, "something always stays to tell which statement is meant"
+
+
+def test_a_gap_beside_a_name_leaves_its_first_token() -> None:
+    """Also where that begins with the blank before it."""
+    words = re.findall(r" ?[^ .]+|\.", TEXT)
+    ends = list(accumulate(map(len, words)))
+    offsets = list(zip([0, *ends], ends, strict=False))
+    rng = random.Random(0)
+    gaps = Counter(
+        "".join(words[gap.start : gap.stop])
+        for gap in (choose_gap(TEXT, offsets, rng) for _ in range(300))
+    )
+    side = "Mira Tovan is the keeper of the lighthouse at"
+    assert gaps[side] > 20 > gaps[side + " Sel"], "the latter comes of runs of words alone"
 
 
 @pytest.mark.parametrize(

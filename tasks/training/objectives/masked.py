@@ -191,6 +191,9 @@ def choose_gap(text: str, offsets: Offsets, rng: random.Random) -> range:
         lengths = [max(0, end - start) for start, end in sides]
         span = name if kind == 0 or not any(lengths) else rng.choices(sides, lengths)[0]
     tokens = covered(offsets, *span)
+    if kind != 2 and span != name:
+        # Many tokenisers put the blank before a name into its first token, which has to stay.
+        tokens -= covered(offsets, *name)
     return range(min(tokens), max(tokens) + 1)
 
 
