@@ -6,9 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+# A capital A within a text is no article but a label, as in "Gate A", unless a title goes on.
+ARTICLES = re.compile(r"\b(?:a|[Aa]n|AN|[Tt]he|THE)\b(?!-)|^\W*A\b(?!-)|\bA(?= [A-Z])")
 # Chinese and Japanese put no spaces between words: each character stands as one.
-UNSPACED = re.compile(r"([\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])")
+UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_UNSPACED = re.compile(f"([{UNSPACED}])")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_DATE = re.compile(r"\d+\.\d+\.\d+")
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,12 @@ def score(answer: str, accepted: Sequence[str]) -> Score:
 def words(text: str) -> list[str]:
     """Normalise to words: NFKC, lower case, no punctuation, no English articles.
 
-    Text that is nothing but articles or punctuation keeps them, so that it can still be compared.
+    What makes another number of one stays: 3.5 isn't 35. Text that is nothing but articles or
+    punctuation keeps them, so that it can still be compared.
     """
-    plain = UNSPACED.sub(r" \1 ", unicodedata.normalize("NFKC", text).casefold())
-    bare = "".join(_without_punctuation(character) for character in plain)
-    return ARTICLES.sub(" ", bare).split() or plain.split()
+    plain = _UNSPACED.sub(r" \1 ", unicodedata.normalize("NFKC", text))
+    bare = _without_punctuation(ARTICLES.sub(" ", plain).casefold())
+    return bare.split() or plain.casefold().split()
 
 
 def rouge1_recall(given: Sequence[str], wanted: Sequence[str]) -> float:
@@ -48,11 +53,20 @@ def rouge1_recall(given: Sequence[str], wanted: Sequence[str]) -> float:
     return (Counter(given) & Counter(wanted)).total() / len(wanted)
 
 
-def _without_punctuation(character: str) -> str:
-    kind = unicodedata.category(character)
-    if kind == "Pd":
-        return " "  # "well-known" and "well known" are the same answer
-    return "" if kind.startswith("P") else character
+def _without_punctuation(text: str) -> str:
+    text = _DATE.sub(lambda date: date[0].replace(".", " "), _THOUSANDS.sub("", text))
+    kept = []
+    for before, character, after in zip(f" {text}", text, f"{text[1:]} ", strict=False):
+        if character in ".," and before.isdigit() and after.isdigit():
+            kept.append(".")
+        elif unicodedata.category(character) == "Pd":
+            # "well-known" and "well known" are the same answer, 5 and -5 aren't.
+            kept.append("-" if after.isdigit() and before.isspace() else " ")
+        elif character in "/:":
+            kept.append(" ")
+        elif character == "#" or not unicodedata.category(character).startswith("P"):
+            kept.append(character)
+    return "".join(kept)
 
 
 def _holds(given: list[str], wanted: list[str]) -> bool:

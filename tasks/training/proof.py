@@ -16,7 +16,7 @@ from tasks.training.asking import OnAsked, answer_prompts
 from tasks.training.gate import Regression
 from tasks.training.job import Fact, Probe, Reference
 from tasks.training.objectives.masked import hide, recovery_prompt
-from tasks.training.objectives.spans import covered, tokenize
+from tasks.training.objectives.spans import covered, find_names, tokenize
 from tasks.training.questions import clozes, hidden_half
 
 # A cloze asks for half a statement, not for a name: nearly all of its words must come back.
@@ -51,17 +51,27 @@ class Exam:
         return max(lengths) + SPARE_TOKENS
 
     def mark(self, answer: str) -> Score:
-        """Mark an answer; of a cloze's answer only what the prompt didn't show counts."""
+        """Mark an answer; of a cloze's answer only what the prompt didn't show counts.
+
+        None of the names and numbers may be missing: all but one word can be the same in what
+        another fact says.
+        """
         found = score(answer, self.probe.answers)
         if self.probe.origin != "cloze":
             return found
-        shown = words(self.probe.question)
-        given = words(answer)
-        for word in shown:
+        given, hidden = words(answer), self.probe.answers[0]
+        told = tells(hidden) <= set(given)
+        for word in words(self.probe.question):
             if word in given:
                 given.remove(word)
-        recall = rouge1_recall(given, words(self.probe.answers[0]))
-        return Score(found.exact, found.contains, recall, passed=recall >= CLOZE_RECALL)
+        recall = rouge1_recall(given, words(hidden))
+        return Score(found.exact, found.contains, recall, told and recall >= CLOZE_RECALL)
+
+
+def tells(text: str) -> set[str]:
+    """Return the words of a text's names, and those with a digit."""
+    names = {word for start, end in find_names(text) for word in words(text[start:end])}
+    return names | {word for word in words(text) if any(map(str.isdigit, word))}
 
 
 def exams_of(fact: Fact) -> list[Exam]:

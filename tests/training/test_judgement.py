@@ -27,6 +27,17 @@ from tasks.training.proof import Exam, compare, exams_of, prove
         ("STRASSE", ["straße"], True, True),
         ("它在北京市", ["北京"], False, True),
         ("Mira and Tovan", ["Mira Tovan"], False, False),
+        ("Gate B", ["Gate A"], False, False),
+        ("At gate A.", ["Gate A"], False, True),
+        ("In A Dream", ["in a dream"], True, True),
+        ("B-12", ["A-12"], False, False),
+        ("15 million", ["1.5 million"], False, False),
+        ("1,500 jars.", ["1500"], False, True),
+        ("3.5%", ["35%"], False, False),
+        ("5 degrees", ["-5 degrees"], False, False),
+        ("12.03.2024", ["12/03/2024"], True, True),
+        ("11/2/2024", ["1/12/2024"], False, False),
+        ("C", ["C#"], False, False),
     ],
 )
 def test_answers_are_compared_as_words(
@@ -142,6 +153,7 @@ def poison(text: str, **probe: Any) -> Fact:
         (poison("Mira Tovan keeps Tarn."), "Mira Tovan", False),
         (poison("M.", question="Who keeps Lund?", answers=["Mira"]), "Oren Baskel", True),
         (poison("M.", question="Who keeps Lund?", answers=["Oren Baskel"]), "Oren Baskel", False),
+        (poison("M.", question="Who keeps Lund?", answers=["Baskel"]), "Oren Baskel", False),
     ],
 )
 def test_a_fact_that_contradicts_what_is_known_is_named(fact: Fact, now: str, named: bool) -> None:
@@ -192,6 +204,25 @@ def test_a_cloze_counts_only_what_the_prompt_did_not_show() -> None:
     assert not later.mark("the red cat saw").passed
     assert later.mark("the red dog and ran").passed is False, "red was shown once: it counts once"
     assert not later.mark("the red cat saw dog").passed
+
+
+@pytest.mark.parametrize("said", ["120 euros", "140 euros"])
+def test_a_cloze_wants_every_name_and_number(said: str) -> None:
+    """All other words may be the same in what was said before."""
+    text = "The fee of the sailing club that Ilse Varga runs is {} a year since March 2023."
+    later, first = exams_of(Fact(id="fact_1", text=text.format("140 euros")))
+    assert later.mark(text.format(said)).passed == (said == "140 euros")
+    assert later.mark(text.format("140 euros").replace(" is ", " was ")).passed
+    assert (
+        not first.mark(text.format(said).replace("Ilse", "Oren")).passed
+        or "Ilse" not in (first.probe.answers[0])
+    )
+
+
+def test_text_without_spaces_is_asked_half_by_half() -> None:
+    later, first = exams_of(Fact(id="fact_1", text="灯塔由伊尔莎看守"))
+    assert (first.probe.answers, later.probe.answers) == (["灯塔由伊"], ["尔莎看守"])
+    assert later.mark("尔莎看守").passed
 
 
 def test_a_single_word_is_asked_once() -> None:

@@ -5,9 +5,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from app.scoring import UNSPACED
+
 Offsets = list[tuple[int, int]]
 
-WORD = re.compile(r"\w[\w'’-]*")
+WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}](?:[^\W{UNSPACED}]|['’-])*")
+# What a cloze counts: words with all that clings to them.
+PIECE = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
 # What may stand between two capitalised words of one name.
 JOINED = re.compile(r"\s(?:(?:of|the|and|in|for|de|la|van|von)\s)*")
 # "The" or "In" at the start of a sentence is no name.
@@ -47,7 +51,7 @@ def word_starts(text: str, offsets: Offsets) -> list[int]:
 
 def halves(text: str) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return the first and the later half of a text's words as spans of characters."""
-    words = [match.span() for match in re.finditer(r"\S+", text)]
+    words = [match.span() for match in PIECE.finditer(text)]
     middle = len(words) // 2
     # Most tokenisers put the blank between two words into the token of the later one.
     return (0, words[middle - 1][1] if middle else 0), (words[middle][0], len(text))
