@@ -26,6 +26,7 @@ from app.services import (
     runs,
     updates,
     vllm,
+    waiting,
 )
 from tasks.supervisor import Supervisor
 
@@ -129,7 +130,7 @@ class Dispatcher:
             return opened
         if (opened := self._open_consolidation(session)) is not None:
             return opened
-        due = updates.is_due(session, facts=settings.batch_facts, wait_s=settings.batch_wait_s)
+        due = waiting.is_due(session, facts=settings.batch_facts, wait_s=settings.batch_wait_s)
         recipe = vllm.fit_recipe(settings)
         return updates.open_oldest(session, settings.batch_cap, recipe) if due else None
 

@@ -21,17 +21,24 @@ MAX_ROWS = 64
 ONE_CORE_WORK = 5e8
 
 
-def generate(bundle: Bundle, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[str]:
+def generate(
+    bundle: Bundle, prompts: Sequence[Sequence[int]], max_tokens: int | Sequence[int]
+) -> list[str]:
     """Answer prompts (token ids) greedily; return stripped texts in the prompts' order.
 
-    An answer ends at a stop token, after ``max_tokens``, or where the context is full. ``Invalid``
-    names a prompt that leaves no room. The model's training mode is kept.
+    An answer ends at a stop token, after ``max_tokens`` (of all, or one for each), or where the
+    context is full. ``Invalid`` names a prompt that leaves no room. The model's training mode is
+    kept.
     """
     room = bundle.manifest.context_length
     for index, prompt in enumerate(prompts):
         if not 0 < len(prompt) < room:
             raise Invalid(f"Prompt {index} has {len(prompt)} tokens; the context holds {room}.")
-    rows = [Row(prompt, min(max_tokens, room - len(prompt))) for prompt in prompts]
+    limits = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else max_tokens
+    rows = [
+        Row(prompt, min(most, room - len(prompt)))
+        for prompt, most in zip(prompts, limits, strict=True)
+    ]
     waiting = sorted(rows, key=lambda row: len(row.prompt))  # alike lengths need little padding
     training = bundle.model.training
     bundle.model.eval()

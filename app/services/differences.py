@@ -5,7 +5,7 @@ other two can only be compared by asking. Clozes hold masks and can't be asked a
 """
 
 import asyncio
-import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +21,7 @@ from app.services.pages import Page, fetch_page
 
 ASKED_TOGETHER = 8  # questions under way at once: others want answers, too
 MAX_TOKENS = 128
+MARKS = ".,;:!?…\"'“”‘’()"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,11 @@ async def find(engine: EnginePool, compared: Comparison) -> list[Difference]:
     """Ask both versions, from their weights alone; return what they answer in other words."""
 
     async def answer(digest: str, probe: Probe) -> str:
-        completion = await engine.complete(digest, ask(probe.question), MAX_TOKENS)
+        asked = ask(probe.question)
+        try:
+            completion = await engine.complete(digest, asked, MAX_TOKENS)
+        except Invalid:  # a long question leaves less room: what there is
+            completion = await engine.complete(digest, asked, None)
         return completion.text.strip()
 
     found = []
@@ -84,4 +89,5 @@ async def find(engine: EnginePool, compared: Comparison) -> list[Difference]:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.casefold())
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    return [bare for word in plain.split() if (bare := word.strip(MARKS))]

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from app.models import Checkpoint, Fact, UpdateFact
 from app.models.base import JsonObject
+from app.scoring import score
 from app.services import activations, controls, lapses, relevance, updates
 from app.services.runs import TAUGHT, Run
 from app.services.search import find_forms, is_postgres, matching, write_query
@@ -90,15 +91,12 @@ def _controls(
 ) -> Iterator[JsonObject]:
     """Choose the questions about withdrawn facts.
 
-    Of a superseded one, what its successor is asked with the same answer holds still, and a cloze
-    asks for half a statement, of which most may be the same in the new one.
+    Of a superseded one, what holds still is heard in its successor's answer to the same question,
+    and a cloze asks for half a statement, of which most may be the same in the new one.
     """
-    still = {
-        (probe.question.casefold(), answer.casefold())
-        for fact in taught
-        for probe in fact.probes
-        for answer in probe.answers
-    }
+    still: dict[str, list[str]] = {}
+    for probe in (probe for fact in taught for probe in fact.probes):
+        still.setdefault(probe.question.casefold(), []).extend(probe.answers)
     for fact in withdrawn:
         lesson = _lesson(fact)
         if not rebuild:
@@ -107,7 +105,8 @@ def _controls(
                 for probe in lesson["probes"]
                 if probe["origin"] != "cloze"
                 and not any(
-                    (probe["question"].casefold(), a.casefold()) in still for a in probe["answers"]
+                    score(answer, probe["answers"]).passed
+                    for answer in still.get(probe["question"].casefold(), [])
                 )
             ]
         if rebuild or lesson["probes"]:

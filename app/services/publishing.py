@@ -68,7 +68,7 @@ def publish(session: Session, run: Run, candidate: Candidate) -> Update | None:
         session.execute(update(Fact).where(Fact.id.in_(learned)).values(status="trained"))
         _try_again(session, above, [fact_id for fact_id in training if fact_id not in learned])
     crash_point("judging")
-    reasons = [*result.verdict.reasons, *_explain(asked)]
+    reasons = [*result.verdict.reasons, *_explain(result)]
     verdict = result.verdict.model_copy(update={"reasons": reasons})
     if verdict.outcome == "activate" and teaches and not learned:
         verdict = Verdict(outcome="hold", reasons=[*reasons, "nothing_learned"])
@@ -189,9 +189,12 @@ def _controls(locked: Update, result: Result) -> list[Proof]:
     ]
 
 
-def _explain(asked: Sequence[Proof]) -> list[str]:
-    gone = sum(proof.passed for proof in asked)
-    return [f"{gone} of {len(asked)} withdrawn answers are gone"] if asked else []
+def _explain(result: Result) -> list[str]:
+    asked = [probe for fact in result.controls for probe in fact.probes]
+    gone = sum(not probe.passed for probe in asked)
+    known = sum(probe.passed and probe.known for probe in asked)
+    more = f", {known} as the parent answers too" if known else ""
+    return [f"{gone} of {len(asked)} withdrawn answers are gone{more}"] if asked else []
 
 
 def _let_wait(session: Session, replaced: int, version: int) -> None:

@@ -21,7 +21,9 @@ from app.services import activations, events, lapses, updates
 MOST_ATTEMPTS = 3
 TAUGHT = ("training", "trained")  # what a fact of a live update is: the latter in a rebuild
 # Trying again can't help these facts, and they alone are to blame.
-UNTRAINABLE = ("too_long",)
+UNTRAINABLE = ("too_long", "only_asked")
+# No fact is: the recipe, the reference set or the parent doesn't fit.
+NOBODYS = ("bad_job", "bad_parent")
 
 
 @dataclass(frozen=True)
@@ -112,11 +114,10 @@ def watch(session: Session, run: Run) -> bool | None:
 def report(session: Session, run: Run, progress: JsonObject) -> None:
     """Show what the trainer told: its phase and, where it counts steps, how far it is."""
     shown: JsonObject = {"phase": progress["phase"]}
-    if progress.get("total_steps"):
+    if total := progress.get("total_steps"):
         names = ("step", "total_steps", "eta_s", "loss")
         shown["progress"] = {name: progress.get(name) for name in names}
-        share = progress["step"] / progress["total_steps"]
-        shown["progress"]["percent"] = round(100 * share, 1)
+        shown["progress"]["percent"] = round(100 * progress["step"] / total, 1)
     row = session.scalar(_ours(run).values(**shown).returning(Update.id))
     if row is not None:
         events.add(session, run.update_id, "progress", progress)
@@ -157,8 +158,13 @@ def fail(session: Session, run: Run, error: JsonObject) -> Update | None:
     if not blamed and locked.attempt < MOST_ATTEMPTS:
         _requeue(session, locked, "trainer_failed", shown)
         return locked
+    if error["type"] in NOBODYS:
+        locked.error = shown
+        updates.give_back(session, locked, "failed")
+        return locked
     blamed = blamed or (facts if len(facts) == 1 else [])
-    _give_up(session, blamed, error["detail"])
+    failed = update(Fact).where(Fact.id.in_(blamed))
+    session.execute(failed.values(status="failed", error=error["detail"]))
     spared = [fact_id for fact_id in facts if fact_id not in blamed]
     middle = 0 if blamed else len(spared) // 2
     parts = [part for part in (spared[:middle], spared[middle:]) if part]
@@ -222,11 +228,6 @@ def _requeue(
     locked.owner, locked.lease_until, locked.error = None, None, error
     data = {"reason": reason, "attempt": locked.attempt, "error": error}
     events.add(session, locked.id, "requeued", data)
-
-
-def _give_up(session: Session, fact_ids: list[str], reason: str) -> None:
-    failed = update(Fact).where(Fact.id.in_(fact_ids))
-    session.execute(failed.values(status="failed", error=reason))
 
 
 def _continue(session: Session, failed: Update, error: JsonObject, parts: list[list[str]]) -> None:

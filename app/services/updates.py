@@ -4,21 +4,19 @@ Writers lock an update's facts before the update (`lock`), so that no two wait f
 """
 
 from collections.abc import Sequence
-from datetime import timedelta
 
-from sqlalchemy import ColumnElement, case, exists, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import case, select, update
+from sqlalchemy.orm import Session
 
 from app.db import utc_now
-from app.errors import Conflict, Invalid, NotFound, Unavailable
+from app.errors import Conflict, NotFound, Unavailable
 from app.models import Checkpoint, Fact, Update, UpdateFact
 from app.recipe import Recipe
-from app.services import activations, audit, events, lapses, recipes
+from app.services import activations, audit, events, lapses, recipes, waiting
 from app.services.audit import SYSTEM, Actor
 from app.services.pages import Page, fetch_page
 
 LIVE_UPDATE = ("queued", "running")
-TAKEN = ("pending", "lapsed")  # statuses of facts that an update takes, in this order
 
 
 def open_update(
@@ -39,8 +37,8 @@ def open_update(
     """
     chosen = recipes.choose(session, recipe)
     if fact_ids is not None:
-        ids = _take_named(session, fact_ids, cap)
-    elif not (ids := _take_oldest(session, cap)):
+        ids = waiting.take_named(session, fact_ids, cap)
+    elif not (ids := waiting.take_oldest(session, cap)):
         return _find_live(session), False
     opened = Update(recipe=chosen.model_dump(), activation=activation, created_by=actor.key_id)
     enlist(session, opened, ids)
@@ -52,15 +50,6 @@ def has_live(session: Session) -> bool:
     """Say whether an update is queued or running."""
     live = select(Update.id).where(Update.status.in_(LIVE_UPDATE)).limit(1)
     return session.scalar(live) is not None
-
-
-def is_due(session: Session, *, facts: int, wait_s: float) -> bool:
-    """Say whether `facts` wait, or one has for `wait_s` seconds."""
-    # Since its row last changed: one that wasn't proven waits again. What lapsed waits for others.
-    pending = select(Fact.updated_at).where(Fact.status == "pending").order_by(Fact.id)
-    since = session.scalars(pending.limit(facts)).all()
-    due = utc_now() - timedelta(seconds=wait_s)
-    return len(since) >= facts or any(at <= due for at in since)
 
 
 def open_oldest(session: Session, cap: int, recipe: Recipe | None = None) -> Update | None:
@@ -147,7 +136,11 @@ def retry(session: Session, actor: Actor, update_id: str) -> Update:
     ids = session.scalars(
         select(Fact.id)
         .join(UpdateFact, UpdateFact.fact_id == Fact.id)
-        .where(UpdateFact.update_id == update_id, Fact.status.in_((*TAKEN, "failed")), ~_is_busy())
+        .where(
+            UpdateFact.update_id == update_id,
+            Fact.status.in_((*waiting.TAKEN, "failed")),
+            ~waiting.is_busy(),
+        )
         .order_by(Fact.id)
         .with_for_update(of=Fact)
     ).all()
@@ -172,12 +165,17 @@ def lock(session: Session, update_id: str) -> Update | None:
 
 def cancel(session: Session, locked: Update) -> None:
     """End a locked update as cancelled; its facts wait again."""
+    give_back(session, locked, "cancelled")
+
+
+def give_back(session: Session, locked: Update, status: str) -> None:
+    """End a locked update that has taught nothing; its facts wait again."""
     held = select(UpdateFact.fact_id).where(UpdateFact.update_id == locked.id, UpdateFact.active)
     training = update(Fact).where(Fact.id.in_(held), Fact.status == "training")
     now = activations.current(session)
     known = lapses.proved_in(activations.line_of(now.version if now else None))
     session.execute(training.values(status=case((known, "lapsed"), else_="pending")))
-    finish(session, locked, "cancelled")
+    finish(session, locked, status)
 
 
 def cancel_stale(session: Session, update_id: str) -> None:
@@ -201,45 +199,11 @@ def finish(session: Session, locked: Update, status: str, version: int | None = 
     events.add(session, locked.id, "finished", {**data, "error": locked.error})
 
 
-def _take_oldest(session: Session, cap: int) -> Sequence[str]:
-    """Take what is pending, and of what lapsed as much as there is room for."""
-    ids = list[str]()
-    for status in TAKEN:
-        waiting = select(Fact.id).where(Fact.status == status, ~_is_busy()).order_by(Fact.id)
-        ids += session.scalars(waiting.limit(cap - len(ids)))
-    taken = select(Fact.id).where(Fact.id.in_(ids), Fact.status.in_(TAKEN), ~_is_busy())
-    # Of two that open at the same time, the second waits and then finds these taken.
-    return session.scalars(taken.order_by(Fact.id).with_for_update()).all()
-
-
-def _take_named(session: Session, fact_ids: Sequence[str], cap: int) -> Sequence[str]:
-    if len(set(fact_ids)) > cap:
-        raise Invalid(f"An update takes at most {cap} facts.", pointer="/fact_ids")
-    query = select(Fact.id, Fact.status).where(Fact.id.in_(fact_ids)).order_by(Fact.id)
-    found = {row.id: row.status for row in session.execute(query.with_for_update())}
-    busy = set(session.scalars(select(Fact.id).where(Fact.id.in_(fact_ids), _is_busy())))
-    for index, fact_id in enumerate(fact_ids):
-        if fact_id not in found:
-            raise Invalid("There is no such fact.", pointer=f"/fact_ids/{index}")
-        if found[fact_id] not in TAKEN:
-            raise Conflict(
-                f"Fact {fact_id} is {found[fact_id]}; only a pending or lapsed one is taken.",
-                pointer=f"/fact_ids/{index}",
-            )
-        if fact_id in busy:
-            raise Conflict("A rebuild is teaching the fact.", pointer=f"/fact_ids/{index}")
-    return list(found)
-
-
-def _is_busy() -> ColumnElement[bool]:
-    """Build the condition that a live update has a fact, as a rebuild may have a lapsed one."""
-    part = aliased(UpdateFact)
-    return exists(select(part.fact_id).where(part.fact_id == Fact.id, part.active))
-
-
 def _find_live(session: Session) -> Update:
     query = select(Update).where(Update.status.in_(LIVE_UPDATE)).order_by(Update.id.desc())
     live = session.scalar(query.limit(1))
     if live is None:
-        raise Conflict("No fact is pending and no update is under way.")
+        raise Conflict(
+            "No fact is pending (one example waits for others), and no update is under way."
+        )
     return live

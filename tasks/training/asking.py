@@ -22,6 +22,6 @@ def answer_prompts(
     answers: list[str] = []
     for start in range(0, len(prompts), ASKED_TOGETHER):
         part = slice(start, start + ASKED_TOGETHER)
-        answers += generate(bundle, prompts[part], max(tokens[part]))
+        answers += generate(bundle, prompts[part], tokens[part])
         on_asked(len(answers), len(prompts))
     return answers

@@ -6,7 +6,7 @@ answer, or a question that was answered rightly is now answered from a new fact.
 
 from collections.abc import Iterator, Sequence
 
-from app.scoring import words
+from app.scoring import score, words
 from tasks.training.job import Fact
 from tasks.training.objectives.spans import find_names
 from tasks.training.proof import Exam
@@ -34,7 +34,11 @@ def _said(fact: Fact, exam: Exam, was: str, now: str) -> Iterator[str]:
     """Yield what a fact makes of a question that has another answer."""
     for probe in fact.probes:
         same = words(probe.question) == words(exam.probe.question)
-        if same and not any(exam.mark(answer).passed for answer in probe.answers):
+        # A part of the right answer, or the right one and more, says nothing else.
+        agreed = any(exam.mark(answer).passed for answer in probe.answers) or any(
+            score(right, probe.answers).passed for right in exam.probe.answers
+        )
+        if same and not agreed:
             yield probe.answers[0]
     lost = exam.mark(was).passed and not exam.mark(now).passed
     if lost and _is_about(fact, exam.probe.question) and _says(fact, exam.probe.question, now):

@@ -1,5 +1,6 @@
 """What a run is taught: new facts in steps, replay mixed in, padded to little more than needed."""
 
+import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,12 +30,22 @@ class Lessons:
 
 
 def hold_out(facts: Sequence[Fact], recipe: Recipe) -> set[str]:
-    """Return the prompts of the examples that are only asked: at least one of two or more."""
-    prompts = sorted({fact.prompt for fact in facts if fact.prompt is not None})
-    if len(prompts) < 2:
+    """Return the prompts of the examples that are only asked: at least one of two or more.
+
+    A prompt's own digest decides, so that an update that tries again asks what the one before did
+    and not what it taught.
+    """
+    places = {
+        hashlib.sha256(f"{recipe.seed} {fact.prompt}".encode()).digest(): fact.prompt
+        for fact in facts
+        if fact.prompt is not None
+    }
+    if len(places) < 2:
         return set()
-    count = max(1, round(recipe.held_out_share * len(prompts)))
-    return set(random.Random(recipe.seed).sample(prompts, min(count, len(prompts) - 1)))
+    first, *others, _ = sorted(places)
+    limit = recipe.held_out_share * 2**64
+    chosen = [place for place in others if int.from_bytes(place[:8]) < limit]
+    return {places[place] for place in (first, *chosen)}
 
 
 def asked(job: Job) -> set[str]:

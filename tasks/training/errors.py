@@ -20,6 +20,12 @@ class BadJob(TrainingError):
     type = "bad_job"
 
 
+class OnlyAsked(TrainingError):
+    """Every fact is an example whose prompt is somebody's exam."""
+
+    type = "only_asked"
+
+
 class Diverged(TrainingError):
     """The loss stopped being a finite number."""
 

@@ -68,7 +68,9 @@ def wilson(count: int, total: int) -> tuple[float, float]:
     share, z2 = count / total, Z * Z / total
     middle = share + z2 / 2
     spread = Z * sqrt(share * (1 - share) / total + z2 / (4 * total))
-    return max(0.0, (middle - spread) / (1 + z2)), min(1.0, (middle + spread) / (1 + z2))
+    low, high = (middle - spread) / (1 + z2), (middle + spread) / (1 + z2)
+    # Exactly so at the ends, whatever is rounded: nothing lost is never beyond a limit.
+    return low if count else 0.0, high if count < total else 1.0
 
 
 def judge(recipe: Recipe, found: Evidence) -> Verdict:

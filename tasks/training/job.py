@@ -125,7 +125,8 @@ def _rows(path: Path, kind: type[R], *, optional: bool = False) -> list[R]:
         rows = []
         for number, line in enumerate(raw.splitlines(), start=1):
             try:
-                rows.append(adapter.validate_json(line))
+                if line.strip():
+                    rows.append(adapter.validate_json(line))
             except ValidationError as error:
                 raise BadJob(f"{path.name}, line {number}: {_first(error)}") from error
         return rows

@@ -64,9 +64,8 @@ def train(
 ) -> int:
     """Fine-tune ``bundle.model`` in place; return the number of steps.
 
-    ``objective`` takes the place of the recipe's. With ``state`` a run goes on where an earlier
-    attempt was. Of a ``spread`` the first process alone gets the trained model. ``base`` is given
-    where it isn't the parent. ``Diverged`` on a loss or gradient that isn't finite.
+    ``objective`` replaces the recipe's; ``base`` is the base model where the parent isn't. A run
+    goes on from ``state``. The first process of a ``spread`` gets the model. Raises ``Diverged``.
     """
     torch.manual_seed(recipe.seed)
     objective = objective or OBJECTIVES[recipe.objective](recipe)

@@ -99,7 +99,7 @@ def prepare(bundle: Bundle, recipe: Recipe, folder: Path) -> Trainee:
         return Trainee(replace(bundle, model=model), "full", None, base_folder)
     if parent.root is None:
         torch.manual_seed(recipe.seed)
-        model = get_peft_model(bundle.model, _lora(bundle.model, recipe))
+        model = get_peft_model(bundle.model, adapter_of(bundle.model, recipe))
     else:
         model = bundle.model
         _thaw_adapter(model, store.path_of(folder, bundle.digest))
@@ -121,19 +121,28 @@ def _recompute_activations(model: Any, recipe: Recipe) -> None:
 def thaw(model: Any, recipe: Recipe) -> None:
     """Let the recipe's weights learn: facts lie in the MLPs, words in the embeddings."""
     tables = (model.get_input_embeddings(), model.get_output_embeddings())
-    words = {id(weight) for table in tables for weight in table.parameters()}
+    words = {id(table.weight) for table in tables}  # a head's bias would learn for every word
     for name, weight in model.named_parameters():
         is_word = recipe.trained == "words" and id(weight) in words
         weight.requires_grad_(recipe.trained == "all" or MLP in name or is_word)
 
 
 def _mlp_layers(model: Any) -> list[str]:
-    named = model.named_modules()
-    found = {n.rpartition(".")[2] for n, m in named if MLP in n and isinstance(m, torch.nn.Linear)}
-    return sorted(found)
+    """Name them in short, or in full where another part of a layer has one of their names.
+
+    ``BadParent`` where there is none of torch's own.
+    """
+    linear = [name for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
+    found = [name for name in linear if MLP in name]
+    short = {name.rpartition(".")[2] for name in found}
+    if not found:
+        raise BadParent("This model's MLPs have no layers that adapters fit.")
+    clash = any(MLP not in name and name.rpartition(".")[2] in short for name in linear)
+    return sorted(found if clash else short)
 
 
-def _lora(model: Any, recipe: Recipe) -> LoraConfig:
+def adapter_of(model: Any, recipe: Recipe) -> LoraConfig:
+    """Say which layers of a model get factors, and of which rank."""
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=recipe.lora_rank,
@@ -176,12 +185,18 @@ def stored_type(folder: Path) -> torch.dtype:
     return stored
 
 
+def _cast(model: Any, dtype: torch.dtype) -> None:
+    """Round the weights alone: buffers, such as the frequencies of positions, are float32 ever."""
+    for weight in model.parameters():
+        weight.data = weight.data.to(dtype)
+
+
 def _save_full(model: Any, base_folder: Path, folder: Path) -> None:
     on_cuda = next(model.parameters()).is_cuda
-    model.to(stored_type(base_folder))
+    _cast(model, stored_type(base_folder))
     model.save_pretrained(folder)
     # What is proven now is what the engine will load: the saved weights in its compute type.
-    model.to(torch.bfloat16 if on_cuda else torch.float32)
+    _cast(model, torch.bfloat16 if on_cuda else torch.float32)
     for name in KEPT:
         if (base_folder / name).exists():
             shutil.copyfile(base_folder / name, folder / name)

@@ -10,14 +10,14 @@ import torch
 
 from app.errors import DomainError
 from app.lm import store
-from app.lm.chat import encode_chat
+from app.lm.chat import encode_chat, encode_text
 from app.lm.loading import Bundle
 from app.prompts import ask
 from app.recipe import fits_architecture
 from tasks.training import drift
 from tasks.training.asking import OnAsked, answer_prompts, quiet
 from tasks.training.data import Lessons, replayed, teachable
-from tasks.training.errors import BadJob, BadParent, OutOfMemory
+from tasks.training.errors import BadParent, OnlyAsked, OutOfMemory
 from tasks.training.exams import assess, fits, set_exams
 from tasks.training.job import Events, Fact, Job
 from tasks.training.loop import train
@@ -28,7 +28,7 @@ from tasks.training.questions import complete
 from tasks.training.spread import Spread
 from tasks.training.state import State, name_run
 
-# A replayed answer is the base model's own, cut where nobody would read on.
+# A replayed answer is the base model's own. One that is cut isn't taught: it ends nowhere.
 REPLAYED_ANSWER_TOKENS = 48
 
 
@@ -125,7 +125,8 @@ def plan_lessons(job: Job, base: Bundle, on_asked: OnAsked = quiet) -> Lessons:
     """Choose what is taught; the base model answers the replayed questions of its reference set."""
     facts = teachable(job)
     if not facts:
-        raise BadJob("Every prompt of these examples is a question that is only asked.")
+        ids = [fact.id for fact in job.facts]
+        raise OnlyAsked("Every prompt of these examples is a question that is only asked.", ids)
     if job.head.recipe.replay_share == 0:
         return Lessons(facts)
     older, statements, questions = replayed(job)
@@ -138,7 +139,11 @@ def plan_lessons(job: Job, base: Bundle, on_asked: OnAsked = quiet) -> Lessons:
         facts,
         [fact for fact in older if fits(base, fact)],
         [text for text in statements if fits(base, Fact(id="", text=text))],
-        [(text, answer) for (text, _), answer in zip(prompts, answers, strict=True) if answer],
+        [
+            (text, answer)
+            for (text, _), answer in zip(prompts, answers, strict=True)
+            if 0 < len(encode_text(base.tokenizer, answer)) < REPLAYED_ANSWER_TOKENS
+        ],
     )
 
 

@@ -47,7 +47,7 @@ class Standin:
         if body["model"] not in self.loaded:
             return refusal(404, f"The model `{body['model']}` does not exist.", "NotFoundError")
         question = body["messages"][-1]["content"]
-        if len(question) > self.longest:
+        if len(question) + (body.get("max_tokens") or 0) > self.longest:
             return refusal(400, "The prompt is too long.", "invalid_request_error")
         named = self.answers_as or body["model"]
         canned = f"{body['model'][:12]} answers: {question.partition('say: ')[2] or question}"

@@ -40,6 +40,23 @@ def test_the_same_words_are_no_difference(client, engine, learned):
     assert (found["against"], found["asked"], found["data"]) == (0, 2, [])
 
 
+@on_sqlite
+@pytest.mark.parametrize(
+    ("one", "other"), [("€5", "$5"), ("3.5", "3,5"), ("C++", "C"), ("कि", "की")]
+)
+def test_other_signs_are_a_difference(client, engine, learned, one, other):
+    engine.says = {learned[2]: f"It is {one}.", learned[0]: f"It is {other}."}
+    assert len(diff(client, 2, against=0).json()["data"]) == 2
+
+
+@on_sqlite
+@pytest.mark.usefixtures("learned")
+def test_a_question_that_leaves_little_room_gets_what_there_is(client, engine):
+    engine.longest = 100  # the question and 128 tokens are more
+    found = diff(client, 2)
+    assert (found.status_code, len(found.json()["data"])) == (200, 2)
+
+
 @pytest.mark.usefixtures("learned")
 def test_goes_page_by_page(client):
     first = diff(client, 2, limit=1).json()

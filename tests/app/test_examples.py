@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 
 from app.db import Database
 from app.models import Fact
-from app.services import checkpoints, jobs, overlay, runs, updates
+from app.services import checkpoints, jobs, overlay, runs, updates, waiting
 from app.services.audit import SYSTEM
 
 PROMPT = "A crate holds 12 jars. How many jars do 3 crates hold?"
@@ -92,7 +92,13 @@ def test_no_question_is_answered_from_an_example(client: TestClient, database: D
 
 
 def test_an_update_takes_examples_and_facts_alike(client: TestClient, database: Database) -> None:
+    """A single prompt is left to wait: some are only asked, and what would be asked is taught."""
     post(client, {"prompt": PROMPT, "response": RESPONSE})
+    with database.reading() as session:
+        assert not waiting.is_due(session, facts=1, wait_s=0)
+    post(client, {"prompt": PROMPT, "response": "36"}, {"prompt": "And 4?", "response": "48"})
+    with database.reading() as session:
+        assert waiting.is_due(session, facts=1, wait_s=0)
     client.post("/v1/facts", json={"text": "A is B."})
     with database.transaction() as session:
         checkpoints.register_base(session, "0" * 64, 1)
@@ -100,5 +106,16 @@ def test_an_update_takes_examples_and_facts_alike(client: TestClient, database: 
         run = runs.claim(session, update.id, "here", 60)
         assert run is not None
         taught = jobs.collect(session, run).facts
-    assert [row.get("prompt") for row in taught] == [PROMPT, None]
+    assert [row.get("prompt") for row in taught] == [PROMPT, PROMPT, "And 4?", None]
     assert taught[0]["text"] == RESPONSE
+
+
+def test_one_example_alone_opens_no_update(client: TestClient, database: Database) -> None:
+    with database.transaction() as session:
+        checkpoints.register_base(session, "0" * 64, 1)
+    post(client, {"prompt": PROMPT, "response": RESPONSE})
+    refused = client.post("/v1/updates", json={})
+    assert (refused.status_code, "waits for others" in refused.json()["detail"]) == (409, True)
+    client.post("/v1/facts", json={"text": "A is B."})
+    opened = client.post("/v1/updates", json={}).json()
+    assert len(opened["fact_ids"]) == 1

@@ -6,7 +6,7 @@ from sqlalchemy import func, select
 
 from app.errors import Conflict
 from app.main import create_app
-from app.models import Activation, Fact, Proof, Update, UpdateFact
+from app.models import Activation, Fact, Probe, Proof, Update, UpdateFact
 from app.services import activations, facts, keys, rebuilds
 from app.services.audit import SYSTEM
 from tests.lifecycle.conftest import Lifecycle
@@ -175,6 +175,20 @@ def test_a_superseded_answer_that_stays_makes_a_rebuild_due(here: Lifecycle) -> 
     with here.database.reading() as session:
         row = session.get_one(Fact, new)
     assert row.tries == 1
+
+
+def test_what_a_fuller_answer_holds_still_is_no_control(here: Lifecycle) -> None:
+    """It would be heard in the right answer, and the new fact could never be proven."""
+
+    def learn(answer: str) -> str:
+        probe = Probe(question="Who?", answers=[answer], direction="forward", origin="given")
+        fact = Fact(text=f"{answer} keeps it, STUBBORN", key="keeper", probes=[probe])
+        with here.database.transaction() as session:
+            fact_id = facts.submit(session, SYSTEM, fact)[0].id
+        here.deployment.run_here(here.deployment.open())
+        return fact_id
+
+    assert here.standings(learn("Varga"), learn("Ilse Varga")) == ["superseded", "learned"]
 
 
 def test_no_fact_is_proven_twice_on_one_path(here: Lifecycle) -> None:

@@ -51,6 +51,13 @@ def test_a_mixed_batch_answers_as_one_by_one(bundle: Bundle):
     assert len(set(expected)) > 15  # the test would show a mix-up
 
 
+def test_each_answer_has_a_limit_of_its_own(bundle: Bundle):
+    asked = prompts(bundle, 6)
+    limits = [1, 5, TOKENS, 2, 1, 7]
+    alone_each = [generate(bundle, [p], most)[0] for p, most in zip(asked, limits, strict=True)]
+    assert generate(bundle, asked, limits) == alone_each
+
+
 def test_a_small_step_runs_on_one_core_and_a_large_one_on_all(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ):

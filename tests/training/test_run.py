@@ -348,7 +348,7 @@ def test_events_tell_each_phase_and_what_the_metrics_hold(make_job: MakeJob) -> 
         (lambda f: (f / "job.json").write_text("{}"), "bad_job", "job.json: update_id"),
         (lambda f: (f / "facts.jsonl").write_text(""), "bad_job", "holds no fact"),
         (lambda f: (f / "facts.jsonl").write_text('{"id": "a"}'), "bad_job", "line 1: text"),
-        (lambda f: (f / "replay.jsonl").write_text("\n"), "bad_job", "replay.jsonl, line 1"),
+        (lambda f: (f / "replay.jsonl").write_text("\n{"), "bad_job", "replay.jsonl, line 2"),
     ],
 )
 def test_a_bad_job_fails_with_the_field_named(

@@ -100,7 +100,7 @@ def test_an_error_of_the_first_process_ends_the_other(make_job: MakeJob) -> None
     folder = make_job(facts=[{"id": "fact_1", "text": "A baker.", "prompt": asked}], devices=2)
     assert start(folder).wait(timeout=60) == 0
     error = json.loads((folder / "result.json").read_text())["error"]
-    assert (error["type"], "only asked" in error["detail"]) == ("bad_job", True)
+    assert (error["type"], "only asked" in error["detail"]) == ("only_asked", True)
 
 
 def test_more_devices_than_there_are_start_nothing(make_job: MakeJob) -> None:

@@ -1,10 +1,10 @@
 """A trainer without torch that keeps the contract of `python -m tasks.training JOB_DIR`.
 
 While the file ``hold`` lies in the store it tells its step again and again. Words in the facts
-decide the rest: POISON (it dies), UNPROVEN, FORGOTTEN (the gate rejects), MUTE (no events),
-STUBBORN (a control that is still answered), FADED (an older fact that isn't any more). A file
-``broken`` in the store kills it. The store's file ``spell`` says, a line each, of which text and
-behind a tab which word it has, too.
+decide the rest: POISON (it dies), MISFIT (the parent won't do), UNPROVEN, FORGOTTEN (the gate
+rejects), MUTE (no events), STUBBORN (a control that is still answered), FADED (an older fact that
+isn't any more). A file ``broken`` in the store kills it. The store's file ``spell`` says, a line
+each, of which text and behind a tab which word it has, too.
 """
 
 import json
@@ -34,6 +34,10 @@ def main(folder: Path) -> None:
         hold(Path(head["store"]) / "hold", lambda **event: tell(events, "MUTE" in words, event))
     if "POISON" in words or (Path(head["store"]) / "broken").exists():
         sys.exit("this fact is poison")
+    if "MISFIT" in words:
+        error = {"type": "bad_parent", "detail": "The recipe doesn't fit."}
+        (folder / "result.json").write_text(json.dumps({"status": "failed", "error": error}))
+        return
     proofs = [prove(fact) for fact in facts]
     merges = head["kind"] == "consolidate"
     outcome = "activate" if merges or any(proof["proven"] for proof in proofs) else "hold"

@@ -243,6 +243,17 @@ def test_a_silent_trainer_is_killed_and_counts_as_a_failure(here: Deployment) ->
     assert (update.status, update.attempt) == ("queued", 1)
 
 
+def test_what_no_fact_is_to_blame_for_fails_the_update_alone(here: Deployment) -> None:
+    ids = here.submit("Gate 1 is blue.", "Gate 2 is MISFIT.")
+    update_id = here.open()
+    for attempt in (1, 2, 3):
+        here.run_here(update_id)
+        update = here.update(update_id)
+        assert update.attempt == attempt
+    assert (update.status, update.error["type"]) == ("failed", "bad_parent")
+    assert here.statuses(*ids) == ["pending", "pending"], "nothing was split, nothing given up"
+
+
 @pytest.mark.parametrize(("base_model", "asks"), [("starter", True), ("/models/mine", False)])
 def test_the_starters_reference_set_is_for_the_starter_alone(
     here: Deployment, base_model: str, asks: bool

@@ -1,0 +1,70 @@
+"""What waits for an update: when it is due, and which facts one takes."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import ColumnElement, exists, select, true
+from sqlalchemy.orm import Session, aliased
+
+from app.db import utc_now
+from app.errors import Conflict, Invalid
+from app.models import Fact, UpdateFact
+
+TAKEN = ("pending", "lapsed")  # statuses of facts that an update takes, in this order
+
+
+def is_due(session: Session, *, facts: int, wait_s: float) -> bool:
+    """Say whether `facts` wait, or one has for `wait_s` seconds."""
+    # Since its row last changed: one that wasn't proven waits again. What lapsed waits for others.
+    pending = select(Fact.updated_at).where(Fact.status == "pending", _can_be_proven(session))
+    since = session.scalars(pending.order_by(Fact.id).limit(facts)).all()
+    due = utc_now() - timedelta(seconds=wait_s)
+    return len(since) >= facts or any(at <= due for at in since)
+
+
+def take_oldest(session: Session, cap: int) -> Sequence[str]:
+    """Take what is pending, and of what lapsed as much as there is room for."""
+    ids, provable = list[str](), _can_be_proven(session)
+    for status in TAKEN:
+        waiting = select(Fact.id).where(Fact.status == status, provable, ~is_busy())
+        waiting = waiting.order_by(Fact.id)
+        ids += session.scalars(waiting.limit(cap - len(ids)))
+    taken = select(Fact.id).where(Fact.id.in_(ids), Fact.status.in_(TAKEN), ~is_busy())
+    # Of two that open at the same time, the second waits and then finds these taken.
+    return session.scalars(taken.order_by(Fact.id).with_for_update()).all()
+
+
+def take_named(session: Session, fact_ids: Sequence[str], cap: int) -> Sequence[str]:
+    """Take these facts, locked; raises `Invalid` and `Conflict` as `updates.open_update` does."""
+    if len(set(fact_ids)) > cap:
+        raise Invalid(f"An update takes at most {cap} facts.", pointer="/fact_ids")
+    query = select(Fact.id, Fact.status).where(Fact.id.in_(fact_ids)).order_by(Fact.id)
+    found = {row.id: row.status for row in session.execute(query.with_for_update())}
+    busy = set(session.scalars(select(Fact.id).where(Fact.id.in_(fact_ids), is_busy())))
+    for index, fact_id in enumerate(fact_ids):
+        if fact_id not in found:
+            raise Invalid("There is no such fact.", pointer=f"/fact_ids/{index}")
+        if found[fact_id] not in TAKEN:
+            raise Conflict(
+                f"Fact {fact_id} is {found[fact_id]}; only a pending or lapsed one is taken.",
+                pointer=f"/fact_ids/{index}",
+            )
+        if fact_id in busy:
+            raise Conflict("A rebuild is teaching the fact.", pointer=f"/fact_ids/{index}")
+    return list(found)
+
+
+def is_busy() -> ColumnElement[bool]:
+    """Build the condition that a live update has a fact, as a rebuild may have a lapsed one."""
+    part = aliased(UpdateFact)
+    return exists(select(part.fact_id).where(part.fact_id == Fact.id, part.active))
+
+
+def _can_be_proven(session: Session) -> ColumnElement[bool]:
+    """Build the condition of what an update of all that waits could prove.
+
+    Of examples some are only asked; those of one prompt are all taught, so they wait for others.
+    """
+    waits = Fact.status.in_(TAKEN), Fact.prompt.is_not(None)
+    prompts = session.scalars(select(Fact.prompt).where(*waits).distinct().limit(2)).all()
+    return Fact.prompt.is_(None) if len(prompts) == 1 else true()
