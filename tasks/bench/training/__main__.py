@@ -9,7 +9,7 @@ import argparse
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -48,6 +48,7 @@ class Bench:
     kept: Kept
     threads: int
     level: float
+    counts: Sequence[int]  # facts to be proven
     get_or_run: Callable[[str, Callable[[], Cell]], Cell]
 
     def step(self) -> list[Figure]:
@@ -65,7 +66,7 @@ class Bench:
     def proof(self) -> list[Figure]:
         """Race to the same proof, on example facts and on more that are invented."""
         found = []
-        for count in self.plan.counts:
+        for count in self.counts:
             few = count <= len(examples())
             subjects = read_subjects(FACTS)[:count] if few else self.ground.facts(count)
             race = Race(self.ground, self.kept, self.plan, self.level, subjects, self.get_or_run)
@@ -108,7 +109,14 @@ class Bench:
         return found
 
 
-def run(plan: Plan, out: Path, parts: list[Part], threads: int, level: float) -> list[Figure]:
+def run(
+    plan: Plan,
+    out: Path,
+    parts: Sequence[Part],
+    threads: int,
+    level: float,
+    counts: Sequence[int] | None = None,
+) -> list[Figure]:
     """Do what of these parts isn't done yet; return the figures in the parts' order."""
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
@@ -124,7 +132,7 @@ def run(plan: Plan, out: Path, parts: list[Part], threads: int, level: float) ->
             bar.update(task, description=key)
             return ledger.get_or_run(key, work)
 
-        bench = Bench(plan, ground, kept, threads, level, get_or_run)
+        bench = Bench(plan, ground, kept, threads, level, counts or plan.counts, get_or_run)
         for part in parts:
             found += getattr(bench, part)()
             bar.advance(task)
@@ -150,6 +158,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tasks.bench.training", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a toy of each part, nothing judged")
     parser.add_argument("--part", action="append", choices=PARTS, help="these alone")
+    parser.add_argument(
+        "--count",
+        action="append",
+        type=int,
+        choices=FULL.counts,
+        help="so many facts proven, not all",
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="parts of that device alone")
     parser.add_argument("--folder", type=Path, default=Path("bench-training"), help="of results")
     parser.add_argument("--level", type=float, default=0.95, help="share of probes to be reached")
@@ -160,7 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
     load = os.getloadavg()[0]
     plan = QUICK if given.quick else FULL
     try:
-        found = run(plan, given.folder, parts, given.threads, given.level)
+        found = run(plan, given.folder, parts, given.threads, given.level, given.count)
     except Stop as stop:
         sys.stderr.write(f"{stop}\n")
         return 1
@@ -169,7 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
     text = section("Training", about(given.threads, load), found)
     (given.folder / "training.md").write_text(text, encoding="utf-8")
     sys.stdout.write(text)
-    if not given.quick and not given.part:
+    if not given.quick and not given.part and not given.count:
         put("training", text)
     return int(any(figure.met is False for figure in found))
 
