@@ -41,12 +41,14 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read objects, or raise Stop naming the first line that isn't one."""
     items = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # JSON may hold other line breaks as they are, which splitlines() would take for such.
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError:
         raise Stop(f"{path} isn't UTF-8 text.") from None
     for number, line in enumerate(lines, start=1):
         try:
             item = json.loads(line)
+            json.dumps(item, ensure_ascii=False, allow_nan=False).encode()  # as it will be sent
         except ValueError as error:
             raise Stop(f"{path}, line {number}: not JSON ({error}). Nothing was sent.") from None
         if not isinstance(item, dict):

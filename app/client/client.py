@@ -93,8 +93,7 @@ class AlmanacClient:
 
     def get_proofs(self, fact_id: str) -> list[Proof]:
         """Read what each version answered to the fact's probes."""
-        found = self._get(f"/v1/facts/{fact_id}/proofs")
-        return [Proof.model_validate(item) for item in found["data"]]
+        return list(self._list(f"/v1/facts/{fact_id}/proofs", Proof))
 
     # Updates
 
@@ -165,8 +164,11 @@ class AlmanacClient:
     def diff(self, version: int, against: int | None = None) -> Iterator[Difference]:
         """Yield what a version answers differently than another one, its parent unless said."""
         path, after = f"/v1/checkpoints/{version}/diff", None
+        # A page takes as long as all its questions.
+        patient = httpx.Timeout(**{**self._http.timeout.as_dict(), "read": None})
         while True:
-            page = self._get(path, against=against, after=after)
+            given = _given({"against": against, "after": after})
+            page = self._transport.request("GET", path, params=given, timeout=patient).json()
             yield from map(Difference.model_validate, page["data"])
             if not page["has_more"]:
                 return

@@ -30,13 +30,15 @@ class Transport:
         """Send one request and return its good answer, or raise ApiError.
 
         Sent again: a GET that broke off, and anything that a 503 with Retry-After put off. Other
-        requests that broke off may have been done, so they are never sent again here.
+        requests that broke off may have been done, so they are never sent again here; nor is what
+        took too long to answer, which may be at work on it still.
         """
         for attempt in range(1, TRIES + 1):
             try:
                 response = self.http.request(method, path, **options)
             except httpx.TransportError as error:
-                if method != "GET" or attempt == TRIES:
+                late = isinstance(error, httpx.ReadTimeout)
+                if method != "GET" or late or attempt == TRIES:
                     raise unreachable(self.http, error) from error
                 self.sleep(min(0.25 * 2**attempt, LONGEST_WAIT_S))
                 continue

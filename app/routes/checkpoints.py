@@ -3,7 +3,7 @@
 from contextlib import suppress
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from app.config import Settings
@@ -11,6 +11,7 @@ from app.db import Database
 from app.deps import DatabaseDep, EngineDep, OnceDep, ReaderDep, SessionDep, SettingsDep, needs
 from app.engine_pool import EnginePool
 from app.errors import Conflict
+from app.hangup import until_gone
 from app.schemas.checkpoints import (
     ActivateIn,
     ActivationOut,
@@ -73,6 +74,7 @@ def list_checkpoint_facts(
 async def diff_checkpoints(
     version: Version,
     query: Annotated[DiffQuery, Query()],
+    request: Request,
     database: DatabaseDep,
     engine: EngineDep,
 ) -> DiffOut:
@@ -86,7 +88,8 @@ async def diff_checkpoints(
             return differences.collect(session, version, query.against, query.page())
 
     compared = await run_in_threadpool(collect)
-    found = await differences.find(engine, compared)
+    async with until_gone(request, differences.find(engine, compared)) as answered:
+        found = await answered
     return DiffOut(
         version=compared.version,
         against=compared.against,

@@ -8,6 +8,7 @@ from app.deps import OnceDep, SessionDep, SettingsDep, needs
 from app.schemas.feedback import FeedbackIn, FeedbackOut
 from app.services import feedback, vllm
 from app.services.audit import Actor
+from app.services.standing import find_standings
 
 router = APIRouter(tags=["answers"])
 
@@ -24,6 +25,8 @@ def give_feedback(
 
     def work() -> tuple[int, FeedbackOut]:
         vllm.check_texts(session, settings, {"/correction": body.correction or ""})
-        return 201, FeedbackOut.of(*feedback.give(session, actor, body.row()))
+        row, fact = feedback.give(session, actor, body.row())
+        status = find_standings(session, [fact])[fact.id].status if fact else None
+        return 201, FeedbackOut.of(row, status)
 
     return once(work)

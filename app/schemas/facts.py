@@ -94,8 +94,8 @@ class FactIn(Input):
         "supersede", description="What happens to other live facts with this key"
     )
     source: Annotated[Line, Field(max_length=200)] | None = None
-    valid_from: Time | None = Field(None, description="Before, it isn't given in context")
-    valid_until: Time | None = Field(None, description="After, it isn't; once learned, it stays")
+    valid_from: Time | None = Field(None, description="Before, it is neither told nor trained")
+    valid_until: Time | None = Field(None, description="After, neither; once learned it stays")
     metadata: Metadata = Field({}, description="Anything of yours, at most 16 KB of JSON")
 
     @field_validator("valid_until")

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-from app.models import Fact, Feedback
+from app.models import Feedback
 from app.schemas.answers import Question, Text
 from app.schemas.checkpoints import Version
 from app.schemas.common import Input, Output
@@ -72,7 +72,7 @@ class FeedbackOut(Output):
     created_at: datetime
 
     @classmethod
-    def of(cls, row: Feedback, fact: Fact | None) -> Self:
-        """Build it from the row and the correction's fact."""
+    def of(cls, row: Feedback, status: str | None) -> Self:
+        """Build it from the row and where the correction's fact stands."""
         columns = {name: getattr(row, name) for name in cls.model_fields if hasattr(row, name)}
-        return cls.model_validate({**columns, "fact_status": fact.status if fact else None})
+        return cls.model_validate({**columns, "fact_status": status})

@@ -15,16 +15,17 @@ Decision = Literal["approve", "reject"]
 
 
 def retract_source(session: Session, actor: Actor, source: str, reason: str) -> int:
-    """Withdraw every live fact of a source for good; return how many that were.
+    """Withdraw every live or superseded fact of a source for good; return how many that were.
 
     Running updates that teach one of them are asked to stop, as `facts.retract` does.
     """
     taught = select(UpdateFact.update_id).join(Fact, Fact.id == UpdateFact.fact_id)
     taught = taught.where(Fact.source == source, UpdateFact.active).distinct()
-    live = (Fact.source == source, IS_LIVE)
+    ours = IS_LIVE | (Fact.status == "superseded")  # which the weights may hold still
+    live = (Fact.source == source, ours)
     _lock_facts(session, *live, update_ids=session.scalars(taught).all())
     running = taught.join(Update, Update.id == UpdateFact.update_id)
-    running = running.where(Update.status == "running", IS_LIVE)
+    running = running.where(Update.status == "running", ours)
     for update_id in session.scalars(running.order_by(UpdateFact.update_id)).all():
         updates.request_cancel(session, actor, update_id)
     before = session.execute(select(Fact.id, Fact.status).where(*live)).all()

@@ -61,7 +61,7 @@ def submit_batch(
     replaced: list[tuple[Fact, str, Fact]] = []  # which, what it was, and by which
     for fact, on_conflict in items:
         if (known := by_text.get(fact.text_digest)) is not None:
-            results.append((known, False))
+            results.append((known, status == "pending" and _adopt(session, actor, known, fact)))
             continue
         older = by_key.setdefault(fact.key, []) if fact.key else []
         if older and on_conflict == "reject":
@@ -85,6 +85,18 @@ def submit_batch(
     audit.record_each(session, actor, "fact.submit", changes)
     _note_replaced(session, actor, replaced)
     return results
+
+
+def _adopt(session: Session, actor: Actor, known: Fact, fact: Fact) -> bool:
+    """Put a quarantined fact in line, now that one who may submit facts says the same."""
+    if known.status != "quarantined":
+        return False
+    known.status, known.created_by = "pending", actor.key_id
+    known.source, known.details, known.probes = fact.source, fact.details or {}, fact.probes
+    known.valid_from, known.valid_until = fact.valid_from, fact.valid_until
+    before, after = {"status": "quarantined"}, {"status": "pending"}
+    audit.record(session, actor, "fact.submit", known.id, before=before, after=after)
+    return True
 
 
 def _find_live(
@@ -168,7 +180,7 @@ def list_proofs(session: Session, fact_id: str, page: Page) -> tuple[Sequence[Pr
 
 
 def retract(session: Session, actor: Actor, fact_id: str, reason: str | None = None) -> Fact:
-    """Withdraw a live fact for good; a second time changes nothing; otherwise Conflict.
+    """Withdraw a live or superseded fact for good; a second time changes nothing; else Conflict.
 
     In training: its update is asked to stop, and the other facts return to pending. Trained: it
     reads ``retracting`` for as long as current contains it.
@@ -176,9 +188,9 @@ def retract(session: Session, actor: Actor, fact_id: str, reason: str | None = N
     fact = get(session, fact_id)
     while fact.status != "retracted":
         before = fact.status
-        if before not in LIVE:
+        if before not in (*LIVE, "superseded"):
             raise Conflict(f"The fact is {before}; only a live one can be retracted.")
-        if before in ("training", "trained", "lapsed"):  # the latter two by a rebuild
+        if before in ("training", "trained", "lapsed", "superseded"):  # all but the first by chance
             _stop_training(session, actor, fact_id)
         # Only from the status that was seen: a runner may have moved it since, then look again.
         move = update(Fact).where(Fact.id == fact_id, Fact.status == before)

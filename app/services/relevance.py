@@ -8,7 +8,7 @@ name weighs as much as four plain words. What shares no name must share nearly e
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -24,11 +24,13 @@ LONGEST_KEPT = 500
 MIN_SHARED_STEM = 0.7
 MIN_STEM = 4
 
-_WORD = re.compile(r"[^\W_]+")
+# Vowel signs and the like stand within words.
+_SIGNS = "".join(c for c in map(chr, range(0x300, 0xFE30)) if unicodedata.category(c)[0] == "M")
+WORD = re.compile(rf"[^\W_](?:[^\W_]|[{_SIGNS}])*")
 _LATIN_ACCENTS = re.compile("([A-Za-z])[\u0300-\u036f]+")
 _JOINTS = (" ", "-", "'", "’")
 _EMPTY = frozenset(
-    _WORD.findall(
+    WORD.findall(
         """a about also am an and any are as at be been being but by called can could describe
         did do does done explain find for from further give had happen happened happens has have
         he her him his how i if in into is it its just kind know known like list located many
@@ -37,9 +39,10 @@ _EMPTY = frozenset(
         us very was we were what when where which who whom whose why will with would you your"""
     )
 )
+_TITLES = frozenset(("mr", "mrs", "ms", "dr", "prof", "sir"))
 # Written with a capital, but the name of nothing that a fact is about.
 _DATES = frozenset(
-    _WORD.findall(
+    WORD.findall(
         """monday tuesday wednesday thursday friday saturday sunday mondays tuesdays wednesdays
         thursdays fridays saturdays sundays january february march april june july august
         september october november december"""
@@ -55,6 +58,7 @@ class Word:
     capital: bool
     opens: bool  # starts a sentence, where a capital says little
     joins: bool  # only a space or hyphen lies before it
+    acronym: bool = False  # all capitals: US, IT and WHO aren't us, it and who
 
 
 @dataclass(frozen=True)
@@ -89,10 +93,15 @@ class Text:
             goes_on = bool(runs) and word.joins and before is runs[-1][-1]
             if goes_on and (word.capital or word.text.isdigit()):
                 runs[-1].append(word)
-            elif word.capital and word.text not in _EMPTY:
+            elif word.capital and (word.acronym or word.text not in _EMPTY):
                 runs.append([word])
         kept = (run for run in runs if len(run) > 1 or not run[0].opens)
         return tuple(dict.fromkeys(tuple(word.text for word in run) for run in kept))
+
+    @cached_property
+    def openers(self) -> frozenset[str]:
+        """The words that may stand before a name without being a part of it."""
+        return _TITLES | {word.text for word in self.words if word.opens}
 
     @cached_property
     def plain(self) -> tuple[str, ...]:
@@ -128,13 +137,15 @@ def _read(text: str) -> Text:
     shouted = text.isupper()
     words: list[Word] = []
     end = 0
-    for match in _WORD.finditer(text):
+    for match in WORD.finditer(text):
         gap, word, end = text[end : match.start()], match[0], match.end()
         # "Dr. Venn" goes on, "in Brack. Venn" starts anew.
         abbreviated = gap == ". " and bool(words) and words[-1].capital and len(words[-1].text) < 4
         opens = not words or (bool(re.search(r"[.!?:;\n]", gap)) and not abbreviated)
         capital = word[0].isupper() and not shouted and word.lower() not in _DATES
-        words.append(Word(word.lower(), capital, opens, gap in _JOINTS or abbreviated))
+        acronym = len(word) > 1 and word.isupper() and not shouted
+        joins = gap in _JOINTS or abbreviated
+        words.append(Word(word.lower(), capital, opens, joins, acronym))
     return Text(tuple(words))
 
 
@@ -147,7 +158,7 @@ def score(question: Text, fact: Text) -> float:
     if not names and not plain:
         return 0.0
     # Half a name is mostly another's: its weight falls with the square, then to nothing.
-    shares = [_share_of(name, fact) for name in names]
+    shares = [_share_of(name, fact, question.openers) for name in names]
     covered = sum(NAME_WEIGHT * share**2 for share in shares if share >= MIN_SHARE_OF_NAME)
     shared = sum(has_form(word, fact) for word in plain)
     found = (covered + shared) / (NAME_WEIGHT * len(names) + len(plain))
@@ -198,7 +209,9 @@ def _parts(question: Text, fact: Text) -> tuple[list[tuple[str, ...]], list[str]
     return names, plain
 
 
-def _share_of(name: Sequence[str], fact: Text) -> float:
+def _share_of(name: Sequence[str], fact: Text, openers: Set[str]) -> float:
+    if len(name) > 1 and name[0] in openers and name[0] not in fact.present:
+        name = name[1:]  # "Show Valgate's mayor.", "Mr Hamburn"
     return sum(part in fact.present for part in name) / len(name)
 
 

@@ -1,6 +1,5 @@
 """Full-text search over facts: FTS5 on SQLite, tsvector on Postgres."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -21,7 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session, selectinload
 
 from app.models import Fact
-from app.services.relevance import MIN_STEM, plain_form, says_nothing, stem
+from app.services.relevance import MIN_STEM, WORD, plain_form, says_nothing, stem
 
 MAX_TERMS = 32
 MOST_PROPOSED = 200
@@ -67,7 +66,7 @@ def search(session: Session, words: str, limit: int) -> Sequence[Fact]:
 
 
 def _split(text: str) -> list[str]:
-    return re.findall(r"[^\W_]+", plain_form(text))
+    return WORD.findall(plain_form(text))
 
 
 def find_forms(words: Iterable[str]) -> list[Term]:

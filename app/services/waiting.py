@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, exists, select, true
+from sqlalchemy import ColumnElement, and_, exists, or_, select, true
 from sqlalchemy.orm import Session, aliased
 
 from app.db import utc_now
@@ -41,6 +41,7 @@ def take_named(session: Session, fact_ids: Sequence[str], cap: int) -> Sequence[
     query = select(Fact.id, Fact.status).where(Fact.id.in_(fact_ids)).order_by(Fact.id)
     found = {row.id: row.status for row in session.execute(query.with_for_update())}
     busy = set(session.scalars(select(Fact.id).where(Fact.id.in_(fact_ids), is_busy())))
+    invalid = set(session.scalars(select(Fact.id).where(Fact.id.in_(fact_ids), ~is_valid())))
     for index, fact_id in enumerate(fact_ids):
         if fact_id not in found:
             raise Invalid("There is no such fact.", pointer=f"/fact_ids/{index}")
@@ -49,6 +50,8 @@ def take_named(session: Session, fact_ids: Sequence[str], cap: int) -> Sequence[
                 f"Fact {fact_id} is {found[fact_id]}; only a pending or lapsed one is taken.",
                 pointer=f"/fact_ids/{index}",
             )
+        if fact_id in invalid:
+            raise Conflict("The fact isn't valid now.", pointer=f"/fact_ids/{index}")
         if fact_id in busy:
             raise Conflict("A rebuild is teaching the fact.", pointer=f"/fact_ids/{index}")
     return list(found)
@@ -67,4 +70,11 @@ def _can_be_proven(session: Session) -> ColumnElement[bool]:
     """
     waits = Fact.status.in_(TAKEN), Fact.prompt.is_not(None)
     prompts = session.scalars(select(Fact.prompt).where(*waits).distinct().limit(2)).all()
-    return Fact.prompt.is_(None) if len(prompts) == 1 else true()
+    return and_(is_valid(), Fact.prompt.is_(None) if len(prompts) == 1 else true())
+
+
+def is_valid() -> ColumnElement[bool]:
+    """Build the condition that a fact's dates hold now: what isn't true yet isn't taught."""
+    now = utc_now()
+    begun = or_(Fact.valid_from.is_(None), Fact.valid_from <= now)
+    return and_(begun, or_(Fact.valid_until.is_(None), Fact.valid_until > now))

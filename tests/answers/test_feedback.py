@@ -37,6 +37,19 @@ def test_a_correction_is_quarantined(client, database):
     assert (found["source"], found["facts"]) == ("weights", [])
 
 
+def test_whoever_may_submit_facts_puts_a_quarantined_one_in_line(client, database):
+    held = client.post("/v1/feedback", json=WRONG).json()["fact_id"]
+    probe = {"question": QUESTION, "answers": ["Ilse Varga"], "direction": "backward"}
+    posted = client.post("/v1/facts", json={"text": CORRECTION, "source": "x", "probes": [probe]})
+    fact = posted.json()
+    assert (posted.status_code, fact["id"], fact["status"]) == (201, held, "pending")
+    assert (fact["source"], len(fact["probes"])) == ("x", 1)
+    found = client.post("/v1/qa", json={"question": QUESTION}).json()
+    assert [given["id"] for given in found["facts"]] == [held]
+    with database.reading() as session:
+        assert len(session.scalars(select(Fact)).all()) == 1
+
+
 def test_a_correction_that_is_known_changes_nothing(client, database):
     with database.transaction() as session:
         known = add_fact(session, "Nothing of note.").id

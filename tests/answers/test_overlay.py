@@ -63,6 +63,28 @@ def test_typed_carelessly(corpus):
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "question", "other"),
+    [
+        ("Kim Hamburn is the mayor of Valgate.", "Show Valgate's mayor.", "Show Tarn's mayor."),
+        ("Kim Hamburn is the mayor of Valgate.", "Who is Mr Hamburn?", "Who is Mr Olsen?"),
+        (
+            "Jan Kell is the president of the US.",
+            "Who is the president of the US?",
+            "Who are they?",
+        ),
+        ("Jan Kell leads the WHO.", "Who leads the WHO?", "Who leads?"),
+        ("तोरिम का महापौर अदा लुंड है।", "तोरिम का महापौर कौन है?", "वेल्डोरिया की राजधानी क्या है?"),
+    ],
+)
+def test_names_with_something_before_them_and_such_as_look_empty(database, text, question, other):
+    with database.transaction() as session:
+        add_fact(session, text)
+        add_fact(session, "The unemployment rate in Norway is 4 percent.", number=2)
+    assert ask(database, question) == [text]
+    assert ask(database, other) == []
+
+
 def test_no_question_breaks_the_search(corpus):
     odd = [
         '"',

@@ -1,13 +1,14 @@
 """Facts as versions come and go: statuses on the wire, retraction, requeue, proofs."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
-from app.db import Database
+from app.db import Database, utc_now
 from app.models import Activation, Audit, Checkpoint, Fact, Proof, Update, UpdateFact
 from app.services import activations, checkpoints, updates
 from app.services.audit import SYSTEM
@@ -149,14 +150,28 @@ def test_retracting_from_a_queued_update_leaves_it_to_the_others(
         assert session.get_one(Fact, other).status == "training"
 
 
-def test_what_is_no_longer_live_is_not_retracted(
-    client: TestClient, submit: Callable[..., str]
+def test_what_was_superseded_can_be_withdrawn_and_what_was_rejected_need_not(
+    client: TestClient, database: Database, submit: Callable[..., str]
 ) -> None:
     old = submit("One.", key="k")
-    submit("Two.", key="k")
-    response = client.delete(f"/v1/facts/{old}")
-    assert response.status_code == 409
-    assert "superseded" in response.json()["detail"]
+    new = submit("Two.", key="k")
+    assert client.delete(f"/v1/facts/{old}").status_code == 200
+    assert client.get(f"/v1/facts/{old}").json()["status"] == "retracted"
+    with database.transaction() as session:
+        session.get_one(Fact, new).status = "rejected"
+    response = client.delete(f"/v1/facts/{new}")
+    assert (response.status_code, "rejected" in response.json()["detail"]) == (409, True)
+
+
+@pytest.mark.usefixtures("base")
+def test_what_isnt_valid_now_is_not_trained(client: TestClient, submit: Callable[..., str]) -> None:
+    early = submit("One.", valid_from=(utc_now() + timedelta(1)).isoformat())
+    submit("Two.", valid_until=(utc_now() - timedelta(1)).isoformat())
+    assert client.post("/v1/updates", json={}).status_code == 409
+    refused = client.post("/v1/updates", json={"fact_ids": [early]})
+    assert (refused.status_code, "valid" in refused.json()["detail"]) == (409, True)
+    begun = submit("Three.", valid_from=(utc_now() - timedelta(1)).isoformat())
+    assert client.post("/v1/updates", json={}).json()["fact_ids"] == [begun]
 
 
 @pytest.mark.usefixtures("base")

@@ -4,6 +4,7 @@ import json
 import socket
 from collections.abc import Callable
 
+import httpx
 import pytest
 
 from app.client import AlmanacClient, ApiError
@@ -84,6 +85,22 @@ def test_a_post_that_broke_off_is_never_sent_again(serve: Callable[..., Service]
         client.rollback("try")
     assert caught.value.status == 0
     assert len(service.asked) == 1
+
+
+def test_what_takes_too_long_is_not_asked_again() -> None:
+    """The service may be at work on it still."""
+    asked = []
+
+    def late(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        raise httpx.ReadTimeout("late", request=request)
+
+    with (
+        AlmanacClient("http://here", "key", transport=httpx.MockTransport(late)) as client,
+        pytest.raises(ApiError, match="too long"),
+    ):
+        client.get_fact("fact_1")
+    assert len(asked) == 1
 
 
 def test_says_where_no_service_was_found() -> None:

@@ -118,7 +118,9 @@ def test_examples_are_imported_like_facts(
     assert service.asked[0].path == "/v1/examples/batch"
 
 
-@pytest.mark.parametrize("line", [b'{"text": ', b"[]", b"\xff"])
+@pytest.mark.parametrize(
+    "line", [b'{"text": ', b"[]", b"\xff", b'{"text": "\\ud83d"}', b'{"metadata": {"a": NaN}}']
+)
 def test_a_broken_file_sends_nothing(
     run: Run, serve: Callable[..., Service], tmp_path: Path, line: bytes
 ) -> None:
@@ -129,6 +131,17 @@ def test_a_broken_file_sends_nothing(
     assert err.startswith(f"almanac: {file}")
     assert len(err.splitlines()) == 1
     assert service.asked == []
+
+
+def test_a_line_may_hold_other_line_breaks(
+    run: Run, serve: Callable[..., Service], tmp_path: Path
+) -> None:
+    item = {"index": 0, "status": 201, "fact": FACT}
+    service, file = serve(Reply(200, {"data": [item]})), tmp_path / "facts.jsonl"
+    file.write_text('{"text": "One\u2028two\x85three."}\r\n', encoding="utf-8", newline="")
+    status, out, _ = run("facts", "import", str(file), service=service)
+    assert (status, "1 new" in out) == (0, True)
+    assert service.asked[0].body["facts"] == [{"text": "One\u2028two\x85three."}]
 
 
 def test_the_local_key_is_never_sent_elsewhere(

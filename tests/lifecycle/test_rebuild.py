@@ -177,6 +177,15 @@ def test_a_superseded_answer_that_stays_makes_a_rebuild_due(here: Lifecycle) -> 
     assert row.tries == 1
 
 
+def test_a_superseded_fact_that_is_withdrawn_leaves_the_weights(here: Lifecycle) -> None:
+    """Nobody has to wait for its successor, which may never be trained."""
+    (old,) = here.learn("The fee is five", key="fee")
+    here.submit("The fee is six", key="fee")
+    assert here.look()[0].kind == "learn"
+    here.retract(old)
+    assert here.standings(old) == ["retracting"]
+
+
 def test_what_a_fuller_answer_holds_still_is_no_control(here: Lifecycle) -> None:
     """It would be heard in the right answer, and the new fact could never be proven."""
 
