@@ -48,6 +48,14 @@ class Trainee:
     root: str | None  # digest
     base_folder: Path  # the root's files, or for full training those of the old root
 
+    @property
+    def shape(self) -> dict[str, int]:
+        """The recipe's fields that an adapter keeps from its parent, whatever was wished."""
+        if self.kind != "adapter":
+            return {}
+        config = self.bundle.model.peft_config["default"]
+        return {"lora_rank": config.r, "lora_alpha": config.lora_alpha}
+
     def save(self, folder: Path) -> None:
         """Write weights and what belongs to them; the model then holds exactly what was saved."""
         folder.mkdir()

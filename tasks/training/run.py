@@ -150,7 +150,7 @@ def plan_lessons(job: Job, base: Bundle, on_asked: OnAsked = quiet) -> Lessons:
 def seal(job: Job, trainee: Trainee, folder: Path, steps: list[Step]) -> str:
     """Write recipe and metrics beside the weights and seal the checkpoint; return its digest."""
     head, parent = job.head, trainee.bundle.manifest
-    recipe = head.recipe.model_dump(mode="json")
+    recipe = head.recipe.model_dump(mode="json") | trainee.shape
     (folder / "recipe.json").write_text(json.dumps(recipe, indent=1), encoding="utf-8")
     lines = [json.dumps(asdict(step)) + "\n" for step in steps]
     (folder / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")

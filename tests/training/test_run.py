@@ -121,6 +121,7 @@ def test_an_adapter_is_trained_on_from_its_parents(
     config = json.loads((second / "checkpoint" / "adapter_config.json").read_text())
     assert (manifest.root, manifest.parent) == (base, parent)
     assert (config["r"], config["lora_alpha"]) == (4, 12), "it keeps its parent's shape"
+    assert (manifest.recipe["lora_rank"], manifest.recipe["lora_alpha"]) == (4, 12)
     probes = [probe for fact in result["facts"] for probe in fact["probes"]]
     assert all(probe["before"] == probe["after"] for probe in probes), "lr was next to nothing"
     base_answers = carry_out(make_job("third", method="lora", epochs=1, lr=1e-9))["facts"]
