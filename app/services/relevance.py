@@ -8,7 +8,7 @@ name weighs as much as four plain words. What shares no name must share nearly e
 import math
 import re
 import unicodedata
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -39,7 +39,15 @@ _EMPTY = frozenset(
         us very was we were what when where which who whom whose why will with would you your"""
     )
 )
-_TITLES = frozenset(("mr", "mrs", "ms", "dr", "prof", "sir"))
+# What stands before a name and is no part of it, though it has a capital at a sentence's start. Of
+# any other word there it can't be said: it may be the first name that tells two people apart.
+_LEADING = frozenset(
+    WORD.findall(
+        """according after although because before besides concerning despite during dr following list
+        mr mrs ms prof regarding show since sir under unlike until whats wheres while whos within
+        without"""
+    )
+)
 # Written with a capital, but the name of nothing that a fact is about.
 _DATES = frozenset(
     WORD.findall(
@@ -99,11 +107,6 @@ class Text:
         return tuple(dict.fromkeys(tuple(word.text for word in run) for run in kept))
 
     @cached_property
-    def openers(self) -> frozenset[str]:
-        """The words that may stand before a name without being a part of it."""
-        return _TITLES | {word.text for word in self.words if word.opens}
-
-    @cached_property
     def plain(self) -> tuple[str, ...]:
         """The other words that say something, each once."""
         named = {part for name in self.names for part in name}
@@ -158,7 +161,7 @@ def score(question: Text, fact: Text) -> float:
     if not names and not plain:
         return 0.0
     # Half a name is mostly another's: its weight falls with the square, then to nothing.
-    shares = [_share_of(name, fact, question.openers) for name in names]
+    shares = [_share_of(name, fact) for name in names]
     covered = sum(NAME_WEIGHT * share**2 for share in shares if share >= MIN_SHARE_OF_NAME)
     shared = sum(has_form(word, fact) for word in plain)
     found = (covered + shared) / (NAME_WEIGHT * len(names) + len(plain))
@@ -209,9 +212,9 @@ def _parts(question: Text, fact: Text) -> tuple[list[tuple[str, ...]], list[str]
     return names, plain
 
 
-def _share_of(name: Sequence[str], fact: Text, openers: Set[str]) -> float:
-    if len(name) > 1 and name[0] in openers and name[0] not in fact.present:
-        name = name[1:]  # "Show Valgate's mayor.", "Mr Hamburn"
+def _share_of(name: Sequence[str], fact: Text) -> float:
+    if len(name) > 1 and name[0] in _LEADING and name[0] not in fact.present:
+        name = name[1:]
     return sum(part in fact.present for part in name) / len(name)
 
 

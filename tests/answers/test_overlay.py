@@ -67,6 +67,7 @@ def test_typed_carelessly(corpus):
     ("text", "question", "other"),
     [
         ("Kim Hamburn is the mayor of Valgate.", "Show Valgate's mayor.", "Show Tarn's mayor."),
+        ("Kim Hamburn is the mayor of Valgate.", "Kim Hamburn rules?", "Mirabel Hamburn rules?"),
         ("Kim Hamburn is the mayor of Valgate.", "Who is Mr Hamburn?", "Who is Mr Olsen?"),
         (
             "Jan Kell is the president of the US.",
