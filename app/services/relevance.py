@@ -43,9 +43,9 @@ _EMPTY = frozenset(
 # any other word there it can't be said: it may be the first name that tells two people apart.
 _LEADING = frozenset(
     WORD.findall(
-        """according after although because before besides concerning despite during dr following list
-        mr mrs ms prof regarding show since sir under unlike until whats wheres while whos within
-        without"""
+        """according after although because before besides concerning despite during dr following
+        list mr mrs ms prof regarding show since sir under unlike until whats wheres while whos
+        within without"""
     )
 )
 # Written with a capital, but the name of nothing that a fact is about.
