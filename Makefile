@@ -53,7 +53,7 @@ bench-ledger: $(INSTALLED) ## Measure a ledger from 10 k to 1 M facts on SQLite 
 bench-serving: $(INSTALLED) ## Measure serving here and write docs/performance.md (some minutes)
 	$(BIN)/python -m tasks.bench.serving
 
-bench-training: $(INSTALLED) ## Measure the trainer here against a plain loop (an hour; goes on where it was)
+bench-training: $(INSTALLED) ## Measure the trainer here against a plain loop, for docs/performance.md (hours; goes on where it was)
 	$(BIN)/python -m tasks.bench.training
 
 check: $(INSTALLED) ## Format, lint, types, import rules, contracts

@@ -108,4 +108,4 @@ class _Answer:
 
 
 async def _nothing() -> Any:
-    raise NotImplementedError
+    raise NotImplementedError  # a problem's answer never reads the request

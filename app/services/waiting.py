@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, or_, select, true
+from sqlalchemy import ColumnElement, Row, Select, and_, exists, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from app.db import utc_now
@@ -11,24 +12,26 @@ from app.errors import Conflict, Invalid
 from app.models import Fact, UpdateFact
 
 TAKEN = ("pending", "lapsed")  # statuses of facts that an update takes, in this order
+LOOKED_AT = 256  # facts at least, each time it is asked whether an update is due
 
 
 def is_due(session: Session, *, facts: int, wait_s: float) -> bool:
     """Say whether `facts` wait, or one has for `wait_s` seconds."""
     # Since its row last changed: one that wasn't proven waits again. What lapsed waits for others.
-    pending = select(Fact.updated_at).where(Fact.status == "pending", _can_be_proven(session))
-    since = session.scalars(pending.order_by(Fact.id).limit(facts)).all()
+    waits = (Fact.status == "pending", is_valid())
+    pending = select(Fact.id, Fact.prompt, Fact.updated_at).where(*waits).order_by(Fact.id)
+    since = [row.updated_at for row in _provable(session, pending.limit(max(facts, LOOKED_AT)))]
     due = utc_now() - timedelta(seconds=wait_s)
     return len(since) >= facts or any(at <= due for at in since)
 
 
 def take_oldest(session: Session, cap: int) -> Sequence[str]:
     """Take what is pending, and of what lapsed as much as there is room for."""
-    ids, provable = list[str](), _can_be_proven(session)
+    ids = list[str]()
     for status in TAKEN:
-        waiting = select(Fact.id).where(Fact.status == status, provable, ~is_busy())
-        waiting = waiting.order_by(Fact.id)
-        ids += session.scalars(waiting.limit(cap - len(ids)))
+        waiting = select(Fact.id, Fact.prompt).where(Fact.status == status, is_valid(), ~is_busy())
+        found = _provable(session, waiting.order_by(Fact.id).limit(cap - len(ids)))
+        ids += [row.id for row in found]
     taken = select(Fact.id).where(Fact.id.in_(ids), Fact.status.in_(TAKEN), ~is_busy())
     # Of two that open at the same time, the second waits and then finds these taken.
     return session.scalars(taken.order_by(Fact.id).with_for_update()).all()
@@ -63,14 +66,18 @@ def is_busy() -> ColumnElement[bool]:
     return exists(select(part.fact_id).where(part.fact_id == Fact.id, part.active))
 
 
-def _can_be_proven(session: Session) -> ColumnElement[bool]:
-    """Build the condition of what an update of all that waits could prove.
+def _provable(
+    session: Session, waiting: Select[*tuple[Any, ...]]
+) -> Sequence[Row[*tuple[Any, ...]]]:
+    """Run a query of what waits, without examples where they all have one prompt.
 
-    Of examples some are only asked; those of one prompt are all taught, so they wait for others.
+    Of an update's prompts some are only asked: what has a single one is all taught, and proves
+    nothing. The rows have their fact's ``prompt``.
     """
-    waits = Fact.status.in_(TAKEN), Fact.prompt.is_not(None)
-    prompts = session.scalars(select(Fact.prompt).where(*waits).distinct().limit(2)).all()
-    return and_(is_valid(), Fact.prompt.is_(None) if len(prompts) == 1 else true())
+    rows = session.execute(waiting).all()
+    if len({row.prompt for row in rows} - {None}) != 1:
+        return rows
+    return session.execute(waiting.where(Fact.prompt.is_(None))).all()
 
 
 def is_valid() -> ColumnElement[bool]:
