@@ -121,15 +121,17 @@ def retraction(
 
 
 def _run(name: str, given: dict[str, Any]) -> None:
-    """Run the experiment of this name with what a command was given."""
+    """Run the experiment of this name with what a command was given; print its report."""
     # Before torch is loaded, as in the trainer: kernels for each shape of batch take gigabytes.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
     experiment = import_module(f"tasks.bench.{name}")
     folder, quick = given.pop("folder"), given.pop("quick")
     given["recipe"] = _object("recipe", given["recipe"])
     plan = experiment.plan_of({**given, **(experiment.QUICK if quick else {})})
-    for path in experiment.run(plan, folder):
-        out.print(str(path))
+    files = experiment.run(plan, folder)
+    report = files[0].read_text(encoding="utf-8")
+    for line in [*report.splitlines(), *map(str, files)]:
+        out.print(line, soft_wrap=True)
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -75,14 +75,14 @@ class Controlled(Masked):
 def all_arms(
     objectives: Sequence[str], paraphrases: Sequence[Paraphrases], methods: Sequence[MethodName]
 ) -> list[Arm]:
-    """Cross objectives, paraphrases and methods; controls are run without paraphrases, full."""
+    """Cross objectives, paraphrases and methods; controls have none and the first method."""
     arms = [
         Arm(objective, order, method)
         for objective in objectives
         for order in paraphrases
         for method in methods
     ]
-    return [*arms, *(Arm(control) for control in ("random", "copy"))]
+    return [*arms, *(Arm(control, method=methods[0]) for control in ("random", "copy"))]
 
 
 def budget(arm: Arm, subjects: Sequence[Subject], exposures: int) -> int:

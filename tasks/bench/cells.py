@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from app.lm import base
 from app.lm.loading import Bundle
-from app.recipe import Recipe
+from app.lm.store import manifest_of
+from app.recipe import MethodName, Recipe, default_recipe
 from app.scoring import Score
 from tasks.bench.arms import Arm
 from tasks.bench.experiment import Cell
+from tasks.bench.flops import Counted, flops
 from tasks.bench.subjects import Subject, is_reversed
 from tasks.training import drift
 from tasks.training.asking import quiet
@@ -37,6 +38,16 @@ class Ground:
     reference: list[Reference]
     points: int = 10  # of a learning curve
 
+    @property
+    def parameters(self) -> int:
+        """The size of the model."""
+        return manifest_of(self.store, self.digest).parameters
+
+    def defaults(self, method: MethodName | None = None) -> Cell:
+        """Return what an update of this model would be trained by, where nothing else is wished."""
+        architecture = manifest_of(self.store, self.digest).architecture
+        return default_recipe(self.parameters, architecture, method).model_dump()
+
 
 def open_ground(
     out: Path, model: str, revision: str, reference: Path | None = None, kept: int = 0
@@ -58,15 +69,13 @@ class Curve:
     bundle: Bundle
     exams: Sequence[Exam]
     epochs: list[int]
-    flops_per_token: float
+    counted: Counted
     points: list[Cell] = field(default_factory=list)
-    tokens: int = 0
     seconds: float = 0.0
     started: float = field(default_factory=time.monotonic)
 
     def __call__(self, step: Step) -> None:
-        """Count a step; where a point of the curve is due, ask."""
-        self.tokens += step.tokens
+        """Where a point of the curve is due, ask."""
         steps = step.total_steps // self.epochs[-1]
         if step.step % steps or step.epoch not in self.epochs:
             return
@@ -77,7 +86,7 @@ class Curve:
                 "step": step.step,
                 "loss": step.loss,
                 "seconds": round(self.seconds, 3),
-                "flops": self.tokens * self.flops_per_token,
+                "flops": flops(self.bundle.model, self.counted.sizes),
                 **shares(self.exams, answer_all(self.bundle, self.exams, quiet)),
             }
         )
@@ -94,14 +103,15 @@ def run_cell(ground: Ground, arm: Arm, subjects: Sequence[Subject], recipe: Reci
     first = [exam for subject in subjects for exam in _first_exams(subject)]
     count = min(ground.points, recipe.epochs)
     epochs = [-(-recipe.epochs * n // count) for n in range(1, count + 1)]
-    curve = Curve(trainee.bundle, first, epochs, flops_per_token(trainee.bundle.model))
+    objective = Counted(arm.make_objective(recipe))
+    curve = Curve(trainee.bundle, first, epochs, objective)
     with suppress(Diverged):  # its curve ends there, and its marks say the rest
         train(
             trainee.bundle,
             lessons(ground, arm.taught(subjects), recipe),
             recipe,
             on_step=curve,
-            objective=arm.make_objective(recipe),
+            objective=objective,
         )
     trainee.bundle.model.eval()
     lost = compare(kept, before, answer_all(trainee.bundle, kept, quiet))
@@ -157,20 +167,6 @@ def shares(exams: Sequence[Exam], answers: Sequence[str]) -> dict[str, float]:
         found[direction] = sum(score.passed for score in own) / max(1, len(own))
         found[f"{direction}_rouge1"] = sum(score.rouge1 for score in own) / max(1, len(own))
     return found
-
-
-def flops_per_token(model: Any) -> float:
-    """Estimate training's FLOPs a token: 4 for each weight, 2 more for each that is trained.
-
-    The table of input embeddings is only looked up, unless it is the output's, too.
-    """
-    total = sum(weight.numel() for weight in model.parameters())
-    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    if table is not head:
-        total -= table.numel()
-        trained -= table.numel() if table.requires_grad else 0
-    return float(4 * total + 2 * trained)
 
 
 def _first_exams(subject: Subject) -> list[Exam]:

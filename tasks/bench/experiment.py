@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from app.cli.console import Stop
-from app.recipe import Recipe
 
 Cell = dict[str, Any]
 T = TypeVar("T")
@@ -68,11 +67,11 @@ def parse(kind: type[T], given: Cell) -> T:
 
 
 def describe(plan: Any, digest: str, **others: Any) -> Cell:
-    """Return what a plan's results depend on: its fields, and what those leave to defaults.
+    """Return what a plan's results depend on: its fields, and what else is given.
 
     The model is named by its digest, a file with that of its content.
     """
-    fields = {**asdict(plan), "model": digest, "defaults": Recipe().model_dump(), **others}
+    fields = {**asdict(plan), "model": digest, **others}
     return {name: _name(v) if isinstance(v, Path) else v for name, v in fields.items()}
 
 

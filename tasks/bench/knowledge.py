@@ -82,12 +82,13 @@ def run(plan: Plan, out: Path) -> list[Path]:
     subjects = _subjects(plan, out)
     ground = open_ground(out, plan.model, plan.revision, plan.reference, plan.kept)
     sibling = _open_sibling(plan, ground) if "diffusion" in plan.objectives else ground
-    settings = describe(plan, ground.digest, facts=_digest(subjects), sibling=sibling.digest)
+    defaults = {method: ground.defaults(method) for method in plan.methods}
+    others = {"facts": _digest(subjects), "sibling": sibling.digest, "defaults": defaults}
+    settings = describe(plan, ground.digest, **others)
     ledger = Ledger(out / "knowledge.jsonl", settings)
     arms = [arm for arm in all_arms(plan.objectives, plan.paraphrases, plan.methods)
             if _has_texts(arm, subjects)]  # fmt: skip
-    parameters = manifest_of(ground.store, ground.digest).parameters
-    rates = {name: r[parameters >= SMALL_MODEL_PARAMETERS] for name, r in RATES.items()}
+    rates = {n: r[ground.parameters >= SMALL_MODEL_PARAMETERS] for n, r in RATES.items()}
     rates |= plan.rates
     tuned, reported = split(subjects)
     results: dict[str, list[Cell]] = {}
@@ -99,7 +100,8 @@ def run(plan: Plan, out: Path) -> list[Path]:
             key: str, arm: Arm, facts: list[Subject], lr: float, epochs: int, seed: int
         ) -> Cell:
             bar.update(task, description=key)
-            recipe = settings_of(arm, {**ALONE, **plan.recipe}, lr, epochs, seed)
+            fields = {**defaults[arm.method], **ALONE, **plan.recipe}
+            recipe = settings_of(arm, fields, lr, epochs, seed)
             taught = sibling if arm.objective == "diffusion" else ground
             done = ledger.get_or_run(key, lambda: run_cell(taught, arm, facts, recipe))
             bar.advance(task)

@@ -23,9 +23,10 @@ recipe's own; `random` (a prompt of random tokens) and `copy` (nothing masked) a
 """
 SPENT = """
 Until {share:.0%} of the questions are right, all directions asked together: FLOPs (4 a weight and
-token, 2 more for a trained weight; padding counts) and seconds of training, the mean of all seeds;
-empty where a seed never got there. Forgetting: of {asked} reference questions, right ones lost and
-answers in other words, and KL to the parent in nats a token.
+token, 2 more for a trained weight, the output layer's at targets alone; no padding) and seconds of
+training, the mean of all seeds; empty where a seed never got there. Forgetting: of {asked}
+reference questions, right ones lost and answers in other words, and KL to the parent in nats a
+token.
 
 """
 
@@ -101,7 +102,7 @@ def _flat(row: Cell) -> Cell:
 
 
 def _plot(path: Path, results: dict[str, list[Cell]]) -> list[Path]:
-    """Draw each arm's mean curve over FLOPs with the range of its seeds, a panel a direction."""
+    """Draw each arm's mean curve over FLOPs with its 95 % interval, a panel a direction."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -114,9 +115,9 @@ def _plot(path: Path, results: dict[str, list[Cell]]) -> list[Path]:
             curves = [cell["curve"] for cell in cells]
             size = min(map(len, curves))
             at = [mean(curve[n]["flops"] for curve in curves) for n in range(size)]
-            values = [[curve[n][way] for curve in curves] for n in range(size)]
-            (line,) = panel.plot(at, [mean(v) for v in values], label=name, marker=".")
-            low, high = [min(v) for v in values], [max(v) for v in values]
+            found = [interval([[curve[n][way]] for curve in curves]) for n in range(size)]
+            means, low, high = zip(*found, strict=True) if found else ((), (), ())
+            (line,) = panel.plot(at, means, label=name, marker=".")
             panel.fill_between(at, low, high, color=line.get_color(), alpha=0.15)
         panel.set(title=f"{way} questions", xlabel="training FLOPs", ylim=(-0.02, 1.02))
         if any(line.get_xdata()[0:1] for line in panel.lines if len(line.get_xdata())):

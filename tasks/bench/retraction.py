@@ -78,12 +78,13 @@ def run(plan: Plan, out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     subjects = open_subjects(plan.facts, out, plan.taught + plan.control, INVENTED_SEED)
     ground = open_ground(out, plan.model, plan.revision, plan.reference)
-    settings = describe(plan, ground.digest)
+    defaults = ground.defaults(plan.recipe.get("method"))
+    settings = describe(plan, ground.digest, defaults=defaults)
     ledger = Ledger(out / "retraction.jsonl", settings)
     cells = []
     with Progress(console=errors, disable=not errors.is_terminal) as bar:
         for seed in bar.track(range(plan.seeds), description="seeds"):
-            recipe = Recipe(**{**plan.recipe, "seed": seed})
+            recipe = Recipe(**{**defaults, **plan.recipe, "seed": seed})
             work = partial(run_cell, ground, subjects, plan.taught, plan.retracted, recipe)
             cells.append(ledger.get_or_run(f"seed {seed}", work))
     return write_report(out, settings, cells)

@@ -103,7 +103,8 @@ def run(plan: Plan, out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     subjects = open_subjects(plan.facts, out, plan.updates * plan.size, INVENTED_SEED)
     ground = open_ground(out, plan.model, plan.revision, plan.reference, plan.kept)
-    settings = describe(plan, ground.digest)
+    defaults = ground.defaults(plan.recipe.get("method"))
+    settings = describe(plan, ground.digest, defaults=defaults)
     ledger = Ledger(out / "sequence.jsonl", settings)
     results: dict[str, list[Cell]] = {arm: [] for arm in plan.arms}
     with Progress(console=errors, disable=not errors.is_terminal) as bar:
@@ -111,7 +112,7 @@ def run(plan: Plan, out: Path) -> list[Path]:
         for arm in plan.arms:
             for seed in range(plan.seeds):
                 bar.update(task, description=f"{arm} {seed}")
-                recipe = Recipe(**{**plan.recipe, "seed": seed})
+                recipe = Recipe(**{**defaults, **plan.recipe, "seed": seed})
                 size = len(subjects) if arm == "retrained" else plan.size
                 chain = Chain(ground, arm, _of_arm(arm, recipe), size)
                 work = partial(chain.run, subjects)

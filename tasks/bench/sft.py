@@ -18,9 +18,8 @@ from rich.progress import Progress
 from app.cli.console import Stop, errors
 from app.cli.imports import read_jsonl
 from app.lm.loading import Bundle
-from app.lm.store import manifest_of
-from app.recipe import SMALL_MODEL_PARAMETERS, MethodName, Recipe, default_recipe
-from tasks.bench.cells import Ground, flops_per_token, open_ground
+from app.recipe import SMALL_MODEL_PARAMETERS, Recipe
+from tasks.bench.cells import Ground, open_ground
 from tasks.bench.experiment import (
     Cell,
     Ledger,
@@ -31,6 +30,7 @@ from tasks.bench.experiment import (
     shown,
     write_csv,
 )
+from tasks.bench.flops import Counted, flops
 from tasks.starter.samples import arithmetic
 from tasks.training.asking import quiet
 from tasks.training.data import Lessons
@@ -92,18 +92,18 @@ def run(plan: Plan, out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     ground = open_ground(out, plan.model, plan.revision)
     taught, tuned, asked = problems(plan)
-    settings = describe(plan, ground.digest)
+    defaults = ground.defaults()
+    settings = describe(plan, ground.digest, defaults=defaults)
     ledger = Ledger(out / "sft.jsonl", settings)
-    parameters = manifest_of(ground.store, ground.digest).parameters
-    rates = plan.rates or RATES[parameters >= SMALL_MODEL_PARAMETERS]
-    method = default_recipe(parameters).method
+    rates = plan.rates or RATES[ground.parameters >= SMALL_MODEL_PARAMETERS]
+    fields = {**defaults, **ALONE, **plan.recipe, "epochs": plan.epochs}
     results: dict[str, list[Cell]] = {}
     with Progress(console=errors, disable=not errors.is_terminal) as bar:
         task = bar.add_task("cells", total=len(ARMS) * (len(rates) + plan.seeds))
 
         def cell(key: str, arm: str, lr: float, seed: int, held_out: list[Fact]) -> Cell:
             bar.update(task, description=key)
-            recipe = _recipe(plan, method, lr, seed)
+            recipe = Recipe(**{**fields, "lr": lr, "seed": seed})
             done = ledger.get_or_run(key, lambda: run_cell(ground, arm, recipe, taught, held_out))
             bar.advance(task)
             return done
@@ -140,22 +140,19 @@ def run_cell(
     ]
     trainee = prepare(bundle, recipe, ground.store)
     if arm == LONGER:
-        longer = _tokens(DEMASKING, taught, bundle, recipe) / _tokens(PLAIN, taught, bundle, recipe)
-        recipe = recipe.model_copy(update={"epochs": max(1, round(recipe.epochs * longer))})
-    tokens: list[int] = []
-
-    def count(step: Step) -> None:
-        tokens.append(step.tokens)
-
-    objective = objective_of(arm, recipe)
+        costs = [_cost(kind, taught, trainee.bundle, recipe) for kind in (DEMASKING, PLAIN)]
+        epochs = max(1, round(recipe.epochs * costs[0] / costs[1]))
+        recipe = recipe.model_copy(update={"epochs": epochs})
+    steps: list[Step] = []
+    objective = Counted(objective_of(arm, recipe))
     with suppress(Diverged):  # its marks say the rest
-        train(trainee.bundle, Lessons(taught), recipe, on_step=count, objective=objective)
+        train(trainee.bundle, Lessons(taught), recipe, on_step=steps.append, objective=objective)
     answers = answer_all(trainee.bundle, exams, quiet)
     return {
         "lr": recipe.lr,
         "epochs": recipe.epochs,
-        "steps": len(tokens),
-        "flops": sum(tokens) * flops_per_token(trainee.bundle.model),
+        "steps": len(steps),
+        "flops": flops(trainee.bundle.model, objective.sizes),
         "before": sum(before) / len(before),
         "marks": [int(exam.mark(a).passed) for exam, a in zip(exams, answers, strict=True)],
     }
@@ -203,16 +200,12 @@ def _named(name: str, found: tuple[float, float, float]) -> Cell:
     return dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
 
 
-def _recipe(plan: Plan, method: MethodName, lr: float, seed: int) -> Recipe:
-    chosen = {"method": method, "lr": lr, "epochs": plan.epochs, "seed": seed}
-    return Recipe(**{**ALONE, **plan.recipe, **chosen})
-
-
-def _tokens(arm: str, taught: Sequence[Fact], bundle: Bundle, recipe: Recipe) -> int:
-    """Count the tokens of an epoch; what padding adds is left out."""
+def _cost(arm: str, taught: Sequence[Fact], bundle: Bundle, recipe: Recipe) -> float:
+    """Return the FLOPs of an epoch."""
     pairs = [(fact.prompt or "", fact.text) for fact in taught]
-    made = objective_of(arm, recipe).responses(pairs, bundle, random.Random(0))
-    return sum(len(example.input_ids) for example in made)
+    counted = Counted(objective_of(arm, recipe))
+    counted.responses(pairs, bundle, random.Random(0))
+    return flops(bundle.model, counted.sizes)
 
 
 def _invent(count: int) -> list[Fact]:

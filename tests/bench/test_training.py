@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from app.lm.loading import Bundle
-from tasks.bench.training import arithmetic
+from tasks.bench.flops import flops
 from tasks.bench.training.__main__ import main
+from tasks.bench.training.arithmetic import trainable
 from tasks.bench.training.plain import Paper, mask, train_plainly
 from tasks.bench.training.plan import TOY
 from tasks.bench.training.proof import steps_to
@@ -73,11 +74,11 @@ def test_arithmetic_counts_what_is_trained(bundle: Bundle) -> None:
     layer = 32 * 32 + 2 * 32 * 16 + 32 * 32 + 3 * 32 * 96  # queries, keys, values, output, MLP
     attention = 6 * 32 * tokens**2
     expected = 6 * layer * tokens + 6 * 32 * 8192 * targets + attention
-    assert arithmetic.flops(full.model, [(tokens, targets)]) == expected
-    adapted = arithmetic.trainable(full, "lora")
+    assert flops(full.model, [(tokens, targets)]) == expected
+    adapted = trainable(full, "lora")
     factors = sum(weight.numel() for weight in adapted.model.parameters() if weight.requires_grad)
     frozen = 4 * layer * tokens + 4 * 32 * 8192 * targets + attention
-    assert arithmetic.flops(adapted.model, [(tokens, targets)]) == frozen + 6 * factors * tokens
+    assert flops(adapted.model, [(tokens, targets)]) == frozen + 6 * factors * tokens
 
 
 def test_a_level_is_reached_where_it_was_first_seen() -> None:

@@ -122,7 +122,8 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     kept = open_ground(out, "starter", "", kept=plan.kept)
     ground = Ground(out, kept.store, kept.digest)
-    settings = describe(plan, kept.digest, threads=threads, level=level)
+    given = {"threads": threads, "level": level, "defaults": kept.defaults()}
+    settings = describe(plan, kept.digest, **given)
     ledger = Ledger(out / "training.jsonl", settings)
     found: list[Figure] = []
     with Progress(console=errors, disable=not errors.is_terminal) as bar:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
-from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -12,9 +11,10 @@ from app.lm.loading import Bundle
 from app.recipe import MethodName, Recipe
 from tasks.bench.experiment import Cell
 from tasks.bench.figures import Figure
+from tasks.bench.flops import Counted, flops
 from tasks.bench.training.arms import EQUAL, TOKENS, Clock, Lap, as_facts, middle, run_trainer
 from tasks.bench.training.plan import Case, Plan, Shape
-from tasks.bench.training.subjects import Counted, Ground, make_texts, randomize
+from tasks.bench.training.subjects import Ground, make_texts, randomize
 from tasks.training.data import Lessons
 from tasks.training.loop import autocast
 
@@ -23,27 +23,6 @@ GPU_BATCH = 16
 GPU_GEMMS = (4096, 8192)
 # As the trainer loads a parent.
 WEIGHTS = {"full": torch.float32, "lora": torch.bfloat16}
-
-
-def flops(model: Any, sizes: Sequence[tuple[int, int]]) -> float:
-    """Return the FLOPs to train once on examples of so many tokens, and targets among them.
-
-    2 for each weight and token forwards, as many for the gradient of what came in, and of each
-    weight that is trained; the output layer only at targets; padding isn't counted. Attention sees
-    half of a square.
-    """
-    head, config = model.get_output_embeddings().weight, model.config
-    table = model.get_input_embeddings().weight
-    layers = [w for w in model.parameters() if w.ndim > 1 and w is not table and w is not head]
-    per_token = sum(w.numel() * (4 + 2 * w.requires_grad) for w in layers)
-    per_target = head.numel() * (4 + 2 * head.requires_grad)
-    width = config.num_hidden_layers * config.num_attention_heads * config.head_dim
-    return float(
-        sum(
-            per_token * tokens + per_target * targets + 6 * width * tokens**2
-            for tokens, targets in sizes
-        )
-    )
 
 
 def gemm_peak(sides: Sequence[int], device: str, dtype: torch.dtype) -> Lap:

@@ -1,8 +1,7 @@
 """What the arms train: models with random weights, texts of given lengths, and the starter."""
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,7 +12,6 @@ from app.lm.loading import Bundle, load
 from tasks.bench.figures import reference
 from tasks.bench.subjects import Subject, invent, read_subjects
 from tasks.bench.training.plan import Case, Shape
-from tasks.training.objectives.base import IGNORED, Example, Objective
 
 CLASSES = {
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
@@ -84,34 +82,3 @@ def make_texts(case: Case, bundle: Bundle) -> list[str]:
             text = longer
         texts.append(text)
     return rng.sample(texts, len(texts))
-
-
-@dataclass
-class Counted:
-    """An objective that notes the lengths of what it makes: all tokens, and those in the loss."""
-
-    objective: Objective
-    sizes: list[tuple[int, int]] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        """Return the objective's own."""
-        return self.objective.name
-
-    def examples(self, texts: Sequence[str], bundle: Bundle, rng: random.Random) -> list[Example]:
-        """Make and note one example of each statement."""
-        made = self.objective.examples(texts, bundle, rng)
-        self.sizes += [(len(e.labels), sum(label != IGNORED for label in e.labels)) for e in made]
-        return made
-
-    def responses(
-        self, pairs: Sequence[tuple[str, str]], bundle: Bundle, rng: random.Random
-    ) -> list[Example]:
-        """Make one example of each prompt with its response."""
-        return self.objective.responses(pairs, bundle, rng)
-
-    def answers(
-        self, pairs: Sequence[tuple[str, str]], bundle: Bundle, rng: random.Random
-    ) -> list[Example]:
-        """Make one example of each question with its answer."""
-        return self.objective.answers(pairs, bundle, rng)
