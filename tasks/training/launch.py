@@ -31,7 +31,10 @@ def launch(folder: Path, devices: int) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
-    most = torch.cuda.device_count() or os.cpu_count() or 1
+    from app.lm.loading import pick_device
+
+    on_cpu = pick_device(read_head(folder).recipe.device) == "cpu"
+    most = (os.cpu_count() or 1) if on_cpu else torch.cuda.device_count()
     if devices > most:  # refused before so many processes fill the memory of all
         detail = f"The recipe asks for {devices} devices, this machine has {most}."
         known = {"type": BadJob.type, "detail": detail, "fact_ids": []}

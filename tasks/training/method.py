@@ -49,12 +49,14 @@ class Trainee:
     base_folder: Path  # the root's files, or for full training those of the old root
 
     @property
-    def shape(self) -> dict[str, int]:
+    def shape(self) -> dict[str, int | str]:
         """The recipe's fields that an adapter keeps from its parent, whatever was wished."""
         if self.kind != "adapter":
             return {}
         config = self.bundle.model.peft_config["default"]
-        return {"lora_rank": config.r, "lora_alpha": config.lora_alpha}
+        factors = [name for name, _ in self.bundle.model.named_parameters() if "lora_" in name]
+        trained = "mlp" if all(MLP in name for name in factors) else "all"
+        return {"lora_rank": config.r, "lora_alpha": config.lora_alpha, "trained": trained}
 
     def save(self, folder: Path) -> None:
         """Write weights and what belongs to them; the model then holds exactly what was saved."""

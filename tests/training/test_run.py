@@ -114,14 +114,16 @@ def test_an_adapter_is_trained_on_from_its_parents(
     first = make_job("first", method="lora", lora_rank=4, lora_alpha=12, epochs=3, lr=3e-3)
     carry_out(first)
     parent = published(objects, first)
-    second = make_job("second", parent=parent, method="lora", lora_rank=8, epochs=1, lr=1e-9)
+    wish = {"method": "lora", "lora_rank": 8, "trained": "all"}
+    second = make_job("second", parent=parent, epochs=1, lr=1e-9, **wish)
     result = carry_out(second)
 
     manifest = store.verify(objects, published(objects, second))
     config = json.loads((second / "checkpoint" / "adapter_config.json").read_text())
     assert (manifest.root, manifest.parent) == (base, parent)
     assert (config["r"], config["lora_alpha"]) == (4, 12), "it keeps its parent's shape"
-    assert (manifest.recipe["lora_rank"], manifest.recipe["lora_alpha"]) == (4, 12)
+    kept = {name: manifest.recipe[name] for name in ("lora_rank", "lora_alpha", "trained")}
+    assert kept == {"lora_rank": 4, "lora_alpha": 12, "trained": "mlp"}
     probes = [probe for fact in result["facts"] for probe in fact["probes"]]
     assert all(probe["before"] == probe["after"] for probe in probes), "lr was next to nothing"
     base_answers = carry_out(make_job("third", method="lora", epochs=1, lr=1e-9))["facts"]

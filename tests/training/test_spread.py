@@ -71,7 +71,9 @@ def test_two_processes_take_the_same_steps_as_one(make_job: MakeJob, objects: Pa
     one = make_job("one", epochs=6, trained="all", **COMMON)
     expected = carry_out(one)
     assert expected is not None
-    two = make_job("two", epochs=6, trained="all", devices=2, checkpointing=True, **COMMON)
+    two = make_job(
+        "two", epochs=6, trained="all", devices=2, device="cpu", checkpointing=True, **COMMON
+    )
     assert start(two).wait(timeout=120) == 0
     assert_alike(objects, one, two, expected)
 
@@ -81,7 +83,7 @@ def test_two_stopped_processes_go_on_where_they_were(make_job: MakeJob, objects:
     one = make_job("one", **asked)
     expected = carry_out(one)
     assert expected is not None
-    two = make_job("two", devices=2, **asked)
+    two = make_job("two", devices=2, device="cpu", **asked)
     process = start(two)
     wait_for_step(two, process)
     process.send_signal(signal.SIGTERM)
@@ -97,14 +99,16 @@ def test_two_stopped_processes_go_on_where_they_were(make_job: MakeJob, objects:
 def test_an_error_of_the_first_process_ends_the_other(make_job: MakeJob) -> None:
     """The second one waits for lessons that never come."""
     asked = REFERENCE[0]["question"]
-    folder = make_job(facts=[{"id": "fact_1", "text": "A baker.", "prompt": asked}], devices=2)
+    folder = make_job(
+        facts=[{"id": "fact_1", "text": "A baker.", "prompt": asked}], devices=2, device="cpu"
+    )
     assert start(folder).wait(timeout=60) == 0
     error = json.loads((folder / "result.json").read_text())["error"]
     assert (error["type"], "only asked" in error["detail"]) == ("only_asked", True)
 
 
 def test_more_devices_than_there_are_start_nothing(make_job: MakeJob) -> None:
-    folder = make_job(devices=64)
+    folder = make_job(devices=64, device="cpu")
     assert start(folder).wait(timeout=60) == 0
     error = json.loads((folder / "result.json").read_text())["error"]
     assert (error["type"], "asks for 64 devices" in error["detail"]) == ("bad_job", True)
@@ -113,7 +117,7 @@ def test_more_devices_than_there_are_start_nothing(make_job: MakeJob) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
 def test_all_processes_die_with_the_supervisor(make_job: MakeJob) -> None:
-    folder = make_job(epochs=LONG, devices=2)
+    folder = make_job(epochs=LONG, devices=2, device="cpu")
     lines = "import subprocess, sys; p = subprocess.Popen(sys.argv[1:]); print(p.pid, flush=True)"
     command = [sys.executable, "-c", lines + "; p.wait()", sys.executable]
     supervisor = subprocess.Popen(

@@ -190,7 +190,7 @@ def test_a_running_update_is_asked_to_stop(
 
 
 def test_a_failed_update_is_retried_with_what_still_waits(
-    client: TestClient, submit: Submit, database: Database
+    client: TestClient, submit: Submit, database: Database, settings: Settings
 ) -> None:
     ids = submit(1)
     first = client.post("/v1/updates", json={"recipe": {"lr": 0.01}}).json()
@@ -205,6 +205,13 @@ def test_a_failed_update_is_retried_with_what_still_waits(
     assert failed["error"] == {**why, "fact_ids": [], "continued_by": []}
     fact = client.get(f"/v1/facts/{ids[0]}").json()
     assert (fact["status"], fact["error"]) == ("failed", "Exit status 1.")
+
+    # What failed under our engine may be nothing that vLLM could serve.
+    vllm = create_app(settings.model_copy(update={"engine_kind": "vllm"}))
+    with TestClient(vllm, headers=client.headers) as other:
+        refused = other.post(f"/v1/updates/{first['id']}/retry")
+    assert (refused.status_code, "adapters only" in refused.text) == (422, True)
+    assert statuses(client, ids) == ["failed"]
 
     answer = client.post(f"/v1/updates/{first['id']}/retry")
     assert answer.status_code == 202, answer.text
