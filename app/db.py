@@ -93,7 +93,7 @@ def _make_engine(url: str) -> Engine:
         return engine
     url = url.replace("postgresql://", "postgresql+psycopg://", 1)
     engine = create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
-    event.listen(engine, "connect", _forbid_jit)
+    event.listen(engine, "connect", _prepare_postgres)
     return engine
 
 
@@ -104,10 +104,11 @@ def _set_pragmas(connection: DBAPIConnection, _record: Any) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _forbid_jit(connection: DBAPIConnection, _record: Any) -> None:
-    """Have no query compiled: that takes ten times as long as to run it."""
+def _prepare_postgres(connection: DBAPIConnection, _record: Any) -> None:
     assert isinstance(connection, psycopg.Connection)  # noqa: S101 - narrows the type
-    connection.execute("SET jit = off")
+    connection.execute("SET jit = off")  # a query takes ten times as long to compile as to run
+    # In another zone the last day of the calendar may lie outside Python's.
+    connection.execute("SET TIME ZONE 'UTC'")
     connection.commit()  # else the pool's rollback takes it back
 
 

@@ -13,7 +13,7 @@ Trained = Literal["all", "words", "mlp"]
 class Recipe(BaseModel):
     """How an update is trained, proven and judged; stored with the update and in the checkpoint."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     objective: ObjectiveName = Field("masked", description="What the loss asks for")
     method: MethodName = Field("full", description="All weights, or one LoRA adapter over the root")
@@ -47,7 +47,7 @@ class Recipe(BaseModel):
         0.25, ge=0, le=1, description="Gate: of the base model's reference answers, lost by now"
     )
     max_kl: float = Field(1.0, ge=0, description="Gate: KL to the parent on reference text")
-    seed: int = Field(0, ge=0, description="Seed of masks and order")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of masks and order")
     save_every_s: float = Field(600.0, ge=0, description="Seconds between saves of a run's state")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where it trains")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Compute type")

@@ -12,6 +12,7 @@ from typing import Self
 
 from app.models.base import JsonObject
 from app.services.results import Result
+from tasks.training.errors import LAUNCHER
 
 LAST_WORDS = 2000  # bytes of the trainer's log that are kept
 
@@ -37,6 +38,7 @@ class Trainer:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                env={**os.environ, LAUNCHER: str(os.getpid())},
             )
         # Whoever asks questions on this machine goes first.
         with suppress(ProcessLookupError):

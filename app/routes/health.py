@@ -9,6 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.db import Database
 from app.deps import DatabaseDep, EngineDep, SettingsDep
+from app.errors import Unavailable
 from app.middleware import Metrics
 from app.schemas.health import Check, Readiness
 from app.services import activations, health
@@ -38,6 +39,7 @@ def readyz(
     checks["engine"] = Check(ok=up, detail="up" if up else "doesn't answer")
     if not (checks["database"].ok and up):
         response.status_code = 503
+        response.headers["Retry-After"] = str(Unavailable.retry_after_s)
         return Readiness(status="unavailable", checks=checks)
     status = "ready" if checks["worker"].ok else "degraded"
     return Readiness(status=status, checks=checks)

@@ -12,7 +12,8 @@ from app.services.answers import MAX_QUESTION
 MAX_TOKENS = Field(None, ge=1, description="Longest answer; the setting `max_tokens` is the limit")
 
 
-def _unify_newlines(text: object) -> object:
+def unify_newlines(text: object) -> object:
+    """Write every line end as one character."""
     return text.replace("\r\n", "\n").replace("\r", "\n") if isinstance(text, str) else text
 
 
@@ -22,7 +23,7 @@ def _check_size(text: str) -> str:
     return text
 
 
-Text = Annotated[str, BeforeValidator(_unify_newlines), AfterValidator(clean_text)]
+Text = Annotated[str, BeforeValidator(unify_newlines), AfterValidator(clean_text)]
 Question = Annotated[Text, AfterValidator(_check_size)]
 
 

@@ -3,21 +3,29 @@
 from datetime import datetime
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 
 from app.models import Feedback
-from app.schemas.answers import Question, Text
+from app.schemas.answers import Question, unify_newlines
 from app.schemas.checkpoints import Version
-from app.schemas.common import Input, Output
+from app.schemas.common import Input, Output, clean_text
 from app.schemas.facts import Statement
 
 MAX_ANSWER = 32 * 1024
 
 
-def _check_size(text: str) -> str:
-    if len(text.encode()) > MAX_ANSWER:
+def _check_answer(text: str) -> str:
+    """Take no words at all, too: a model may say so little."""
+    if len(text.encode(errors="replace")) > MAX_ANSWER:
         raise ValueError(f"is larger than {MAX_ANSWER} bytes of UTF-8")
-    return text
+    return clean_text(text) if text.strip() else ""
 
 
 class FeedbackIn(Input):
@@ -38,7 +46,7 @@ class FeedbackIn(Input):
     )
 
     question: Question
-    answer: Annotated[Text, AfterValidator(_check_size)]
+    answer: Annotated[str, BeforeValidator(unify_newlines), AfterValidator(_check_answer)]
     version: Version = Field(description="The version that answered")
     correct: bool
     correction: Statement | None = Field(

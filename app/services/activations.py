@@ -2,17 +2,17 @@
 
 Each row names the one it follows, and that name is unique: of two acts that saw the same current
 version, one wins and the other gets a conflict. No fact row changes here, but those of facts that
-the new version is known to have lost (`lapses`).
+the new version is known to have lost (`lapses`), or a rebuild to have left out.
 """
 
 from collections.abc import Sequence
 
-from sqlalchemy import CTE, ColumnElement, Select, select
+from sqlalchemy import CTE, ColumnElement, Select, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.errors import Conflict, NotFound
-from app.models import Activation, Checkpoint, Fact, UpdateFact
+from app.models import Activation, Checkpoint, Fact, Update, UpdateFact
 from app.services import audit, lapses
 from app.services.audit import Actor
 from app.services.pages import Page, fetch_page
@@ -69,7 +69,10 @@ def activate(
         _refuse_retracted(session, line - known if kind == "automatic" else line)
     row = Activation(previous_id=last.id if last else 0, version=version, kind=kind)
     row.reason, row.actor = reason, actor.name
+    replaced = _replaced_by_new(session, version)
     append(session, row)
+    if replaced is not None:
+        let_wait(session, replaced, version)
     lapses.begin(session, actor, line_of(version), {*(line - known), version})
     audit.record(
         session,
@@ -81,6 +84,29 @@ def activate(
         reason=reason,
     )
     return row
+
+
+def let_wait(session: Session, replaced: int, version: int) -> None:
+    """Put in line what the replaced version knew, and the new one does not."""
+    line = line_of(version)
+    removed = lineage(session, replaced) - set(session.scalars(line))
+    left = update(Fact).where(
+        Fact.status == "trained",
+        Fact.id.in_(lapses.proven_by(removed)),
+        ~lapses.learned_in(line),
+    )
+    session.execute(left.values(status="pending", error=None))
+
+
+def _replaced_by_new(session: Session, version: int) -> int | None:
+    """Return what a rebuild made this version to replace; None once it has been current."""
+    made = select(Update.replaces).join(Checkpoint, Checkpoint.update_id == Update.id)
+    before = select(Activation.id).where(Activation.version == version).limit(1)
+    return (
+        None
+        if session.scalar(before)
+        else session.scalar(made.where(Checkpoint.version == version))
+    )
 
 
 def look_for_lapses(session: Session) -> None:

@@ -107,8 +107,15 @@ def list_facts(session: Session, version: int, page: Page) -> tuple[Sequence[Fac
 
 
 def change(session: Session, actor: Actor, version: int, changes: JsonObject) -> Checkpoint:
-    """Set a checkpoint's `label` or `protected` to what `changes` says; audited."""
-    checkpoint = get(session, version)
+    """Set a checkpoint's `label` or `protected` to what `changes` says; audited.
+
+    `Conflict` for one that can't be kept any more.
+    """
+    checkpoint = session.get(Checkpoint, version, with_for_update=True)
+    if checkpoint is None:
+        raise NotFound(f"There is no version {version}.")
+    if changes.get("protected") and checkpoint.status in ("deleting", "deleted"):
+        raise Conflict(f"Version {version} is {checkpoint.status}.", pointer="/protected")
     before = {name: getattr(checkpoint, name) for name in changes}
     if changes != before:
         for name, value in changes.items():

@@ -16,7 +16,7 @@ from app.engine_pool import EnginePool
 from app.errors import Invalid
 from app.models import Checkpoint, Fact, Probe
 from app.prompts import ask
-from app.services import activations, checkpoints, rebuilds
+from app.services import activations, checkpoints, lapses
 from app.services.pages import Page, fetch_page
 
 ASKED_TOGETHER = 8  # questions under way at once: others want answers, too
@@ -56,7 +56,7 @@ def collect(session: Session, version: int, against: int | None, page: Page) -> 
     second = checkpoints.resolve(session, first.parent if against is None else against)
     trees = [activations.ancestry(Checkpoint.version == row.version) for row in (first, second)]
     either = session.scalars(select(trees[0].c.version).union(select(trees[1].c.version))).all()
-    where = [Fact.id.in_(rebuilds.proven_by(either)), Fact.prompt.is_(None)]
+    where = [Fact.id.in_(lapses.proven_by(either)), Fact.prompt.is_(None)]
     facts, has_more = fetch_page(session, Fact, page, where, [selectinload(Fact.probes)])
     probes = [probe for fact in facts for probe in fact.probes if probe.origin != "cloze"]
     last = facts[-1].id if facts else None

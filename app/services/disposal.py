@@ -1,7 +1,8 @@
 """Checkpoints that nobody needs any more: which they are, and their way from ready to deleted.
 
 Kept, whatever their age, are: the base model; what was activated last, current first of all;
-protected ones; what an unfinished update starts from or replaces; held ones that facts wait in; the
+protected ones; what an unfinished update starts from or replaces; held ones that facts wait in or
+that were made to replace current; the
 roots of kept adapters; and ancestors of current that rebuilds can start from. Those lie ever
 farther apart: an ancestor at depth n is kept while a power of two divides n that is at least half
 its distance from current. A line of thousands keeps at most twenty, and a rebuild has at most
@@ -16,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from app.db import utc_now
 from app.models import Activation, Checkpoint, Fact, Update
-from app.services import activations, audit, rebuilds
+from app.services import activations, audit, lapses
 from app.services.audit import SYSTEM
 from app.services.standing import has_status
 from app.services.updates import LIVE_UPDATE
@@ -78,7 +79,14 @@ def _find_needed(session: Session, keep_activated: int) -> set[int]:
         needed.update(
             session.scalars(select(column).where(Update.status.in_(LIVE_UPDATE), column >= 0))
         )
-    return needed | _ladder(sorted(activations.lineage(session, now.version)) if now else [])
+    if now is None:
+        return needed
+    # Made to replace current, and held: a person decides, or nobody would try again.
+    held = select(Checkpoint.version).join(Update, Checkpoint.update_id == Update.id)
+    needed.update(
+        session.scalars(held.where(Update.replaces == now.version, Update.outcome == "held"))
+    )
+    return needed | _ladder(sorted(activations.lineage(session, now.version)))
 
 
 def _ladder(chain: Sequence[int]) -> set[int]:
@@ -90,7 +98,7 @@ def _ladder(chain: Sequence[int]) -> set[int]:
 def _is_waited_in(session: Session, version: int) -> bool:
     """Say whether a held version has facts that no activated one learned."""
     waiting = select(Fact.id).where(
-        Fact.id.in_(rebuilds.proven_by([version])), has_status(session, "held")
+        Fact.id.in_(lapses.proven_by([version])), has_status(session, "held")
     )
     return session.scalar(waiting.limit(1)) is not None
 

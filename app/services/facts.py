@@ -125,9 +125,9 @@ def _lock_names(session: Session, facts: Sequence[Fact]) -> None:
     names = {_digest(fact) for fact in facts} | keys
     for stripe in sorted({zlib.crc32(name.encode()) % _STRIPES for name in names}):
         session.execute(select(func.pg_advisory_xact_lock(_LOCK_CLASS, stripe)))
-    if keys:
-        older = select(Fact.id).where(Fact.key.in_(keys), IS_LIVE)
-        session.execute(older.order_by(Fact.id).with_for_update())
+    same = Fact.text_digest.in_({fact.text_digest for fact in facts})
+    known = select(Fact.id).where(same | Fact.key.in_(keys), IS_LIVE)
+    session.execute(known.order_by(Fact.id).with_for_update())
 
 
 def _digest(fact: Fact) -> str:

@@ -43,6 +43,14 @@ def proved_in(line: Select[int]) -> ColumnElement[bool]:
     return exists(select(proof.fact_id).where(*here))
 
 
+def proven_by(versions: Collection[int]) -> Select[str]:
+    """Build the query for the ids of the facts that these very versions proved."""
+    query = select(UpdateFact.fact_id).join(
+        Checkpoint, Checkpoint.update_id == UpdateFact.update_id
+    )
+    return query.where(Checkpoint.version.in_(versions), UpdateFact.proven.is_(True))
+
+
 def lost_since(
     fact_id: SQLColumnExpression[str], version: SQLColumnExpression[int], line: Select[int]
 ) -> ColumnElement[bool]:

@@ -15,7 +15,6 @@ from app.services import (
     consolidations,
     controls,
     lapses,
-    rebuilds,
     runs,
     updates,
 )
@@ -91,6 +90,8 @@ def go_back(session: Session, run: Run, unserved: str | None) -> Update | None:
         return locked
     verdict = Verdict(outcome="activate", reasons=["0 facts to learn again"])
     _end(session, locked, verdict, locked.parent, unserved, 0)
+    if locked.outcome == "activated" and locked.replaces is not None:
+        activations.let_wait(session, locked.replaces, locked.parent)
     return locked
 
 
@@ -104,8 +105,6 @@ def _end(
 ) -> None:
     """Decide on the version, and end the update with that outcome."""
     locked.outcome, locked.reasons = _decide(session, locked, verdict, version, unserved)
-    if locked.replaces is not None and locked.outcome == "activated":
-        _let_wait(session, locked.replaces, version)
     after = {"version": version, "outcome": locked.outcome, "facts": learned}
     audit.record(session, Actor(locked.id), "update.publish", locked.id, after=after)
     updates.finish(session, locked, "succeeded", version)
@@ -195,18 +194,6 @@ def _explain(result: Result) -> list[str]:
     known = sum(probe.passed and probe.known for probe in asked)
     more = f", {known} as the parent answers too" if known else ""
     return [f"{gone} of {len(asked)} withdrawn answers are gone{more}"] if asked else []
-
-
-def _let_wait(session: Session, replaced: int, version: int) -> None:
-    """Put in line what the replaced version knew, and the new one does not."""
-    line = activations.line_of(version)
-    removed = activations.lineage(session, replaced) - set(session.scalars(line))
-    left = update(Fact).where(
-        Fact.status == "trained",
-        Fact.id.in_(rebuilds.proven_by(removed)),
-        ~lapses.learned_in(line),
-    )
-    session.execute(left.values(status="pending", error=None))
 
 
 def _decide(

@@ -5,11 +5,11 @@ teaches what was learned since. One rebuild takes everything that waits. Its fac
 current contains them until another version is activated.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Select, exists, func, select
+from sqlalchemy import ColumnElement, exists, false, func, select
 from sqlalchemy.orm import Session, aliased
 
 from app.db import utc_now
@@ -17,10 +17,11 @@ from app.errors import Conflict
 from app.models import Activation, Checkpoint, Fact, Proof, Update, UpdateFact
 from app.models.checkpoints import FAILED_CONTROL
 from app.recipe import Recipe
-from app.services import activations, audit, lapses, recipes, updates
+from app.services import activations, audit, lapses, recipes, runs, updates
 from app.services.audit import SYSTEM, Actor
 
 MOST_FACTS = 10_000  # taught again at once; older ones wait to be learned on top
+TRY_AGAIN = timedelta(minutes=10)
 CONTROL = "control"  # origin of a proof that something is no longer answered
 
 
@@ -57,7 +58,7 @@ def plan(session: Session) -> Plan | None:
     times = [fact.updated_at for fact in unwanted]
     line = activations.line_of(start.version)
     kept = select(Fact.id).where(
-        Fact.id.in_(proven_by(removed)), Fact.status == "trained", ~lapses.learned_in(line)
+        Fact.id.in_(lapses.proven_by(removed)), Fact.status == "trained", ~lapses.learned_in(line)
     )
     newest = session.scalars(kept.order_by(Fact.id.desc()).limit(MOST_FACTS))
     return Plan(now.version, start.version, tuple(newest), min(times), max(times))
@@ -78,14 +79,6 @@ def find_unwanted(session: Session, version: int) -> Sequence[Fact]:
     return sorted(both, key=lambda fact: fact.id)
 
 
-def proven_by(versions: Collection[int]) -> Select[str]:
-    """Build the query for the ids of the facts that these very versions proved."""
-    query = select(UpdateFact.fact_id).join(
-        Checkpoint, Checkpoint.update_id == UpdateFact.update_id
-    )
-    return query.where(Checkpoint.version.in_(versions), UpdateFact.proven.is_(True))
-
-
 def read_state(session: Session) -> tuple[int | None, ...]:
     """Return what `plan_due` depends on; quickly read, where that may take a while."""
     now = select(func.max(Activation.id))
@@ -98,12 +91,16 @@ def plan_due(session: Session) -> Plan | None:
     """Plan the rebuild that current needs, unless a person has to decide.
 
     That is so once a rebuild of this same version took all of it and was held, rejected, or
-    cancelled on request: another one would end alike.
+    cancelled on request: another one would end alike. One whose parent or reference set couldn't be
+    read is tried again after a while.
     """
     found = plan(session)
     if found is None:
         return None
-    ended = Update.status.in_(("succeeded", "failed")) | Update.cancel_requested
+    unreadable = Update.error["type"].as_string().in_(runs.NOBODYS)
+    lately = Update.created_at > utc_now() - TRY_AGAIN
+    failed = (Update.status == "failed") & (~func.coalesce(unreadable, false()) | lately)
+    ended = (Update.status == "succeeded") | failed | Update.cancel_requested
     tried = select(func.max(Update.created_at)).where(
         Update.kind == "rebuild", Update.replaces == found.replaces, ended
     )

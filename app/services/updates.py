@@ -130,22 +130,26 @@ def retry(session: Session, actor: Actor, update_id: str) -> Update:
     if failed.status != "failed":
         raise Conflict(f"Update {update_id} is {failed.status}; only a failed one can be retried.")
     if failed.kind == "rebuild":
-        raise Conflict(f"Rebuild {update_id} is continued by a smaller one.")
+        raise Conflict(f"Rebuild {update_id} isn't retried; open another one where none follows.")
     if failed.kind == "consolidate":
         raise Conflict("A consolidation has no facts to try again: open another one.")
-    ids = session.scalars(
-        select(Fact.id)
+    rows = session.execute(
+        select(Fact.id, Fact.prompt)
         .join(UpdateFact, UpdateFact.fact_id == Fact.id)
         .where(
             UpdateFact.update_id == update_id,
             Fact.status.in_((*waiting.TAKEN, "failed")),
+            waiting.is_valid(),
             ~waiting.is_busy(),
         )
         .order_by(Fact.id)
         .with_for_update(of=Fact)
     ).all()
-    if not ids:
+    if not rows:
         raise Conflict(f"None of the facts of update {update_id} waits to be trained.")
+    if waiting.only_prompt(row.prompt for row in rows) is not None:
+        raise Conflict(waiting.ONE_PROMPT)
+    ids = [row.id for row in rows]
     opened = Update(kind=failed.kind, recipe=failed.recipe, activation=failed.activation)
     opened.created_by = actor.key_id
     session.execute(update(Fact).where(Fact.id.in_(ids)).values(tries=0))

@@ -1,6 +1,6 @@
 """What waits for an update: when it is due, and which facts one takes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +12,7 @@ from app.errors import Conflict, Invalid
 from app.models import Fact, UpdateFact
 
 TAKEN = ("pending", "lapsed")  # statuses of facts that an update takes, in this order
+ONE_PROMPT = "All examples have one prompt: none would be left to be asked."
 LOOKED_AT = 256  # facts at least, each time it is asked whether an update is due
 
 
@@ -41,8 +42,9 @@ def take_named(session: Session, fact_ids: Sequence[str], cap: int) -> Sequence[
     """Take these facts, locked; raises `Invalid` and `Conflict` as `updates.open_update` does."""
     if len(set(fact_ids)) > cap:
         raise Invalid(f"An update takes at most {cap} facts.", pointer="/fact_ids")
-    query = select(Fact.id, Fact.status).where(Fact.id.in_(fact_ids)).order_by(Fact.id)
-    found = {row.id: row.status for row in session.execute(query.with_for_update())}
+    query = select(Fact.id, Fact.status, Fact.prompt).where(Fact.id.in_(fact_ids))
+    rows = session.execute(query.order_by(Fact.id).with_for_update()).all()
+    found = {row.id: row.status for row in rows}
     busy = set(session.scalars(select(Fact.id).where(Fact.id.in_(fact_ids), is_busy())))
     invalid = set(session.scalars(select(Fact.id).where(Fact.id.in_(fact_ids), ~is_valid())))
     for index, fact_id in enumerate(fact_ids):
@@ -57,6 +59,8 @@ def take_named(session: Session, fact_ids: Sequence[str], cap: int) -> Sequence[
             raise Conflict("The fact isn't valid now.", pointer=f"/fact_ids/{index}")
         if fact_id in busy:
             raise Conflict("A rebuild is teaching the fact.", pointer=f"/fact_ids/{index}")
+    if only_prompt(row.prompt for row in rows) is not None:
+        raise Conflict(ONE_PROMPT, pointer="/fact_ids")
     return list(found)
 
 
@@ -69,15 +73,25 @@ def is_busy() -> ColumnElement[bool]:
 def _provable(
     session: Session, waiting: Select[*tuple[Any, ...]]
 ) -> Sequence[Row[*tuple[Any, ...]]]:
-    """Run a query of what waits, without examples where they all have one prompt.
+    """Run a query of what waits, without examples where all that wait have one prompt.
 
     Of an update's prompts some are only asked: what has a single one is all taught, and proves
-    nothing. The rows have their fact's ``prompt``.
+    nothing. So one of another prompt comes along, however late it is in line. The rows have their
+    fact's ``prompt``.
     """
     rows = session.execute(waiting).all()
-    if len({row.prompt for row in rows} - {None}) != 1:
+    if (only := only_prompt(row.prompt for row in rows)) is None:
         return rows
+    other = session.execute(waiting.where(Fact.prompt != only).limit(1)).first()
+    if other is not None and len(rows) > 1:
+        return [*rows[:-1], other]
     return session.execute(waiting.where(Fact.prompt.is_(None))).all()
+
+
+def only_prompt(prompts: Iterable[str | None]) -> str | None:
+    """Return the prompt that all examples among some facts have; None where there are two."""
+    known = {prompt for prompt in prompts if prompt is not None}
+    return known.pop() if len(known) == 1 else None
 
 
 def is_valid() -> ColumnElement[bool]:

@@ -13,9 +13,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tasks.training.errors import TrainingError
+from tasks.training.errors import LAUNCHER, TrainingError
 from tasks.training.job import Events, read_job, write_result
-from tasks.training.launch import LAUNCHER, devices_of, launch
+from tasks.training.launch import devices_of, launch
 
 SUPERVISOR = int(os.environ.get(LAUNCHER, os.getppid()))
 IS_LAUNCHED = "TORCHELASTIC_RUN_ID" in os.environ  # by torchrun, as one of a run's processes

@@ -22,6 +22,7 @@ def answer_prompts(
     answers: list[str] = []
     for start in range(0, len(prompts), ASKED_TOGETHER):
         part = slice(start, start + ASKED_TOGETHER)
-        answers += generate(bundle, prompts[part], tokens[part])
+        # No database keeps U+0000, which a model of bytes can say.
+        answers += [a.replace("\0", "") for a in generate(bundle, prompts[part], tokens[part])]
         on_asked(len(answers), len(prompts))
     return answers

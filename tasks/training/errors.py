@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+# The variable that tells each process who started it: it may die before they can ask.
+LAUNCHER = "TRAINING_LAUNCHER"
+
 
 class TrainingError(Exception):
     """The run can't give a checkpoint, and the reason can be told."""

@@ -5,11 +5,8 @@ import signal
 import sys
 from pathlib import Path
 
-from tasks.training.errors import BadJob
+from tasks.training.errors import LAUNCHER, BadJob
 from tasks.training.job import read_head, write_result
-
-# Tells each process who started it: it may die before they can ask.
-LAUNCHER = "TRAINING_LAUNCHER"
 
 
 def devices_of(folder: Path) -> int:

@@ -17,7 +17,7 @@ from app.recipe import fits_architecture
 from tasks.training import drift
 from tasks.training.asking import OnAsked, answer_prompts, quiet
 from tasks.training.data import Lessons, replayed, teachable
-from tasks.training.errors import BadParent, OnlyAsked, OutOfMemory
+from tasks.training.errors import BadJob, BadParent, OnlyAsked, OutOfMemory
 from tasks.training.exams import assess, fits, set_exams
 from tasks.training.job import Events, Fact, Job
 from tasks.training.loop import train
@@ -38,6 +38,8 @@ def run(job: Job, events: Events | None, spread: Spread) -> dict[str, Any] | Non
     A process that isn't the first of a spread gives no result and tells no ``events``.
     Raises a ``TrainingError`` where the run can't give one.
     """
+    if job.head.recipe.device == "cuda" and not torch.cuda.is_available():
+        raise BadJob("The recipe asks for a GPU, and torch finds none here.")
     try:
         if events is not None:
             return _run(job, events, spread)

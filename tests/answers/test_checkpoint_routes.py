@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import select
 
-from app.models import Audit, Fact
+from app.models import Audit, Checkpoint, Fact
 from app.routes import checkpoints as checkpoint_routes
 from app.services import activations
 from app.services.audit import SYSTEM
@@ -66,7 +66,7 @@ def test_facts_of_a_lineage(client, database):
 
 
 @on_sqlite
-def test_label_and_protection(client):
+def test_label_and_protection(client, database):
     row = client.patch("/v1/checkpoints/1", json={"label": "June"}).json()
     assert (row["label"], row["protected"]) == ("June", False)
     row = client.patch("/v1/checkpoints/1", json={"protected": True}).json()
@@ -76,6 +76,11 @@ def test_label_and_protection(client):
         answer = client.patch("/v1/checkpoints/1", json=bad)
         assert answer.status_code == 422
         assert answer.json()["errors"][0]["pointer"].lstrip("/") == next(iter(bad))
+    with database.transaction() as session:
+        session.get_one(Checkpoint, 1).status = "deleting"
+    assert client.patch("/v1/checkpoints/1", json={"label": "gone"}).status_code == 200
+    assert client.patch("/v1/checkpoints/1", json={"protected": False}).status_code == 200
+    assert client.patch("/v1/checkpoints/1", json={"protected": True}).status_code == 409
 
 
 def test_activate_and_roll_back(client, versions, engine, database):

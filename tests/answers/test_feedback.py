@@ -62,6 +62,11 @@ def test_a_correction_that_is_known_changes_nothing(client, database):
         assert len(session.scalars(select(Feedback)).all()) == 2
 
 
+def test_blame_of_an_answer_without_words(client):
+    answer = client.post("/v1/feedback", json={**WRONG, "answer": " "})
+    assert (answer.status_code, answer.json()["answer"]) == (201, "")
+
+
 def test_praise_and_blame_without_a_correction(client, database):
     for correct in (True, False):
         told = {**WRONG, "correct": correct, "correction": None}

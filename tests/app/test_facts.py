@@ -1,13 +1,18 @@
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from fastapi.testclient import TestClient
 from sqlalchemy import func, insert, select
 
+from app.config import Settings
 from app.db import Database
+from app.main import create_app
 from app.models import Audit, Fact, Probe
 from app.services import search
+from tests.app.conftest import NO_ENGINE
 
 TEXT = "The lighthouse of Brannoc Head is kept by Ilse Varga."
 PROBE = {"question": "Who keeps it?", "answers": ["Ilse Varga"], "direction": "forward"}
@@ -23,6 +28,21 @@ def post(client: TestClient, **fact: Any) -> dict[str, Any]:
 def count(database: Database, model: type) -> int:
     with database.reading() as session:
         return session.scalar(select(func.count()).select_from(model)) or 0
+
+
+def test_the_last_day_of_the_calendar_is_read_in_any_zone(
+    database_url: str, tmp_path: Path, make_secret: Callable[..., str]
+) -> None:
+    if database_url.startswith("postgresql"):
+        database_url += "?options=-c%20timezone%3DEurope/Berlin"
+    given = {"database_url": database_url, "data_dir": tmp_path, "engine_url": NO_ENGINE}
+    head = {"Authorization": f"Bearer {make_secret('admin')}"}
+    with TestClient(create_app(Settings(**given, _env_file=None)), headers=head) as client:
+        last = "9999-12-31T23:59:59Z"
+        posted = client.post("/v1/facts", json={"text": "A is B.", "valid_until": last})
+        assert posted.status_code == 201
+        (row,) = client.get("/v1/facts").json()["data"]
+        assert row["valid_until"] == last
 
 
 def test_a_fact_is_stored_and_read_back(client: TestClient) -> None:

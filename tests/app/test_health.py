@@ -80,7 +80,7 @@ def test_workers_that_are_long_gone_are_forgotten(database: Database) -> None:
 
 def test_it_is_not_ready_without_an_engine(anonymous: TestClient) -> None:
     response = anonymous.get("/readyz")
-    assert response.status_code == 503
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
     assert response.json()["status"] == "unavailable"
     assert not response.json()["checks"]["engine"]["ok"]
     assert response.json()["checks"]["database"]["ok"]

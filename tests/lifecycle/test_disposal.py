@@ -67,16 +67,20 @@ def test_what_is_needed_is_kept(here: Lifecycle) -> None:
     add(here, 12, 11, kind="adapter", root=11, protected=True)
     add(here, 13, 7)
     add(here, 14, 7)
+    add(here, 15, 0)
     (fact_id,) = here.submit("Waits in a held version.")
     with here.database.transaction() as session:
         held = Update(status="succeeded", recipe={})
         session.add_all([held, Update(status="queued", parent=14, recipe={})])
+        made = {"status": "succeeded", "outcome": "held", "replaces": 7, "recipe": {}}
+        session.add(rebuild := Update(kind="rebuild", parent=0, **made))
         session.flush()
+        session.get_one(Checkpoint, 15).update_id = rebuild.id
         session.get_one(Checkpoint, 13).update_id = held.id
         session.add(UpdateFact(update_id=held.id, fact_id=fact_id, active=False, proven=True))
         session.get_one(Fact, fact_id).status = "trained"
     assert mark(here, keep_activated=3) == [1, 2, 3, 9]
-    assert alive(here) == [0, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14]
+    assert alive(here) == [0, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 15]
     with here.database.transaction() as session:
         acts = session.scalars(select(Audit.subject).where(Audit.act == "checkpoint.delete"))
         assert list(acts) == ["v1", "v2", "v3", "v9"]

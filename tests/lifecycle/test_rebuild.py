@@ -7,7 +7,7 @@ from sqlalchemy import func, select
 from app.errors import Conflict
 from app.main import create_app
 from app.models import Activation, Fact, Probe, Proof, Update, UpdateFact
-from app.services import activations, facts, keys, rebuilds
+from app.services import activations, facts, keys, lapses, rebuilds
 from app.services.audit import SYSTEM
 from tests.lifecycle.conftest import Lifecycle
 
@@ -15,7 +15,7 @@ from tests.lifecycle.conftest import Lifecycle
 def times_proven(here: Lifecycle, fact_id: str, version: int) -> int:
     """Count the proofs of a fact on the path to a version."""
     with here.database.reading() as session:
-        proven = rebuilds.proven_by(activations.lineage(session, version)).subquery()
+        proven = lapses.proven_by(activations.lineage(session, version)).subquery()
         query = select(func.count()).select_from(proven).where(proven.c.fact_id == fact_id)
         return session.scalars(query).one()
 
@@ -67,6 +67,42 @@ def test_an_administrator_need_not_wait_for_it(here: Lifecycle) -> None:
         assert ask()[0] == 409  # one is under way
     assert here.run(here.deployment.update(opened["id"])).outcome == "held"
     assert here.checkpoint(2).parent == 0
+
+
+def test_what_a_held_rebuild_left_out_waits_once_a_person_activates_it(here: Lifecycle) -> None:
+    (gone, kept, lost) = here.learn("One", "Two", "Three.")
+    here.spell(Three="UNPROVEN")
+    here.retract(gone)
+    (rebuild,) = here.look()
+    here.deployment.run_here(rebuild.id, engine_url="http://127.0.0.1:9")
+    assert here.deployment.update(rebuild.id).outcome == "held"
+    assert here.standings(kept, lost) == ["learned", "learned"], "current has it still"
+    here.activate(2)
+    assert here.standings(gone, kept, lost) == ["retracted", "learned", "pending"]
+    # Once it has been current, going back to it is a rollback like any other.
+    here.learn("Four")
+    (late,) = here.learn("Five")
+    here.activate(2)
+    assert here.standings(late) == ["rolled_back"]
+
+
+def test_what_could_not_be_read_is_tried_again_after_a_while(here: Lifecycle) -> None:
+    here.learn("Zero")
+    ids = here.learn("One", "Two.")
+    here.spell(Two="MISFIT")
+    here.retract(ids[0])
+    (rebuild,) = here.look()
+    for _ in range(3):
+        here.run(rebuild)
+    assert here.deployment.update(rebuild.id).status == "failed"
+    assert here.standings(*ids) == ["retracting", "learned"]
+    assert here.look() == []
+    here.spell()
+    with here.database.transaction() as session:
+        session.get_one(Update, rebuild.id).created_at -= rebuilds.TRY_AGAIN
+    (again,) = here.look()
+    assert here.run(again).outcome == "activated"
+    assert here.standings(*ids) == ["retracted", "learned"]
 
 
 def test_it_starts_from_the_newest_version_that_never_saw_the_fact(here: Lifecycle) -> None:

@@ -108,6 +108,12 @@ def test_a_full_checkpoint_keeps_the_type_and_the_files_of_its_parent(
         assert (folder / "checkpoint" / name).read_bytes() == parent.read_bytes()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here there is a GPU")
+def test_a_gpu_that_is_not_there_is_nobodys_fault(make_job: MakeJob) -> None:
+    error = carry_out(make_job(device="cuda"))["error"]
+    assert (error["type"], "GPU" in error["detail"]) == ("bad_job", True)
+
+
 def test_an_adapter_is_trained_on_from_its_parents(
     make_job: MakeJob, objects: Path, base: str
 ) -> None:

@@ -120,6 +120,7 @@ def test_a_bad_wish_is_named_and_changes_nothing(client: TestClient, submit: Sub
     bad: list[tuple[dict[str, object], int, str]] = [
         ({"recipe": {"learning_rate": 1}}, 422, "/recipe/learning_rate"),
         ({"recipe": {"epochs": 0}}, 422, "/recipe/epochs"),
+        ({"recipe": {"seed": 2**63}}, 422, "/recipe/seed"),
         ({"recipe": {"objective": "magic"}}, 422, "/recipe/objective"),
         ({"activation": "maybe"}, 422, "/activation"),
         ({"fact_ids": []}, 422, "/fact_ids"),
@@ -132,6 +133,9 @@ def test_a_bad_wish_is_named_and_changes_nothing(client: TestClient, submit: Sub
         answer = client.post("/v1/updates", json=body)
         assert answer.status_code == status, answer.text
         assert answer.json()["errors"][0]["pointer"] == pointer
+    head = {"Content-Type": "application/json"}
+    endless = client.post("/v1/updates", content='{"recipe": {"lr": Infinity}}', headers=head)
+    assert (endless.status_code, endless.json()["errors"][0]["pointer"]) == (422, "/recipe/lr")
     assert statuses(client, [free, held]) == ["pending", "training"]
     assert [row["id"] for row in client.get("/v1/updates").json()["data"]] == [taken["id"]]
 
