@@ -19,8 +19,9 @@ def size_of(store: Path, digest: str) -> int:
 
 
 def list_digests(store: Path) -> list[str]:
-    """Return the digest of every published checkpoint."""
-    return [path.name for path in store.glob("objects/*") if DIGEST.match(path.name)]
+    """Return the digest of every published checkpoint, and of those that are half removed."""
+    found = [*store.glob("objects/*"), *store.glob("trash/*")]
+    return [path.name for path in found if DIGEST.match(path.name)]
 
 
 def discard(store: Path, digest: str) -> None:

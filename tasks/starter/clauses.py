@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from random import Random
 
 from tasks.starter import names
-from tasks.starter.facts import BACKWARD, FORWARD, Fact, Question
-from tasks.starter.lexicon import Verb, article, conjugate, one, words
+from tasks.starter.adjuncts import Adjunct, adjunct, asks_of
+from tasks.starter.facts import BACKWARD, FORWARD, Fact, Question, asked
+from tasks.starter.lexicon import Verb, article, conjugate, one
 from tasks.starter.phrases import COINED, Phrase, named, number, plural, unnamed, word
 
 
@@ -19,18 +20,12 @@ class Predicate:
     rest: str
 
 
-@dataclass(frozen=True)
-class Adjunct:
-    """A phrase of place, time or company, with ways to ask: opening, ending and answer."""
-
-    text: str
-    asks: tuple[tuple[str, str, str], ...]
-
-
 def clause(rng: Random, held: bool = False) -> Fact:
     """Write a clause in a few orders, with questions for subject, object and adjuncts."""
     draw = rng.random()
     subject = named(rng, held) if draw < 0.55 else unnamed(rng)
+    if rng.random() < 0.1:
+        return _two_deeds(rng, subject, held)
     target = unnamed(rng) if draw < 0.45 else named(rng, held)
     adjuncts = [adjunct(rng, held) for _ in range(rng.choice((0, 0, 1, 1, 1, 2)))]
     if rng.random() < 0.2:
@@ -41,7 +36,7 @@ def clause(rng: Random, held: bool = False) -> Fact:
         return _compose(rng, subject, predicate(rng, verb, subject.plural), None, adjuncts)
     verb = _verb(rng, "verb")
     if rng.random() < 0.3:
-        by = Adjunct(f"by {target.text}", _asks_of("by", target))
+        by = Adjunct(f"by {target.text}", asks_of("by", target))
         agents = [by] if rng.random() < 0.7 or not adjuncts else []
         said = predicate(rng, verb, subject.plural, passive=True)
         return _compose(rng, subject, said, None, [*agents, *adjuncts])
@@ -62,6 +57,10 @@ def predicate(rng: Random, verb: Verb, many: bool, passive: bool = False) -> Pre
             return Predicate(f"{be} {rest}", f"{one_be} {rest}", be, rest)
     else:
         draw = rng.random()
+        if rng.random() < 0.08:
+            verb = conjugate(one(rng, "catenative"))
+            forms = (verb.base, verb.past, verb.participle, verb.gerund)
+            main = {k: f"{f} to {main['base']}" for k, f in zip(main, forms, strict=True)}
     adverb = _adverb(rng)
     if draw < 0.42:
         said = adverb + main["past"]
@@ -81,68 +80,6 @@ def predicate(rng: Random, verb: Verb, many: bool, passive: bool = False) -> Pre
     return Predicate(f"{have} {rest}", f"has {rest}", have, rest)
 
 
-def adjunct(rng: Random, held: bool = False) -> Adjunct:
-    """Compose a phrase of place, company, reason or time."""
-    draw = rng.random()
-    if draw < 0.45:
-        at = rng.choice(words("preposition_place"))
-        spot = named(rng, held) if rng.random() < 0.4 else unnamed(rng)
-        if rng.random() < 0.35:
-            spot = Phrase(names.place(rng), "", "town")
-        text = f"{at} {spot.text}"
-        return Adjunct(text, (("Where", "", text), ("Where", "", text), *_asks_of(at, spot)))
-    if draw < 0.65:
-        at = rng.choice(words("preposition"))
-        other = named(rng, held) if rng.random() < 0.6 else unnamed(rng)
-        return Adjunct(f"{at} {other.text}", _asks_of(at, other))
-    return _time(rng)
-
-
-def _time(rng: Random) -> Adjunct:
-    day, month, year = one(rng, "weekday"), one(rng, "month"), str(rng.randint(1850, 2090))
-    count, unit = number(rng), rng.choice(("day", "week", "month", "year", "hour", "minute"))
-    hour = f"{rng.randint(1, 12)}:{rng.randint(0, 59):02}"
-    point = rng.choice((day, month, year, one(rng, "moment"), f"{month} {year}", hour))
-    bound = rng.choice(("until", "since", "by", "before", "after", "from"))
-    options = (
-        (f"on {day}", (("When", "", f"on {day}"), ("On which day", "", day))),
-        (f"in {month}", (("When", "", f"in {month}"), ("In which month", "", month))),
-        (f"in {year}", (("When", "", f"in {year}"), ("In which year", "", year))),
-        (f"at {hour}", (("When", "", f"at {hour}"), ("At what time", "", hour))),
-        (f"{bound} {point}", ((f"{bound.capitalize()} when", "", point),)),
-        (
-            f"after {count} {unit}s",
-            (
-                ("After how long", "", f"{count} {unit}s"),
-                (f"After how many {unit}s", "", count),
-                ("When", "", f"after {count} {unit}s"),
-            ),
-        ),
-        (
-            f"for {count} {unit}s",
-            (("How long", "", f"{count} {unit}s"), (f"For how many {unit}s", "", count)),
-        ),
-        (f"every {day}", (("How often", "", f"every {day}"), ("When", "", f"every {day}"))),
-        (
-            f"{rng.choice(('once', 'twice', f'{count} times'))} every {number(rng)} {unit}s",
-            (),
-        ),
-    )
-    text, asks = rng.choice(options)
-    return Adjunct(text, asks or (("How often", "", text),))
-
-
-def _asks_of(at: str, phrase: Phrase) -> tuple[tuple[str, str, str], ...]:
-    open_, text = at[0].upper() + at[1:], phrase.said
-    whom = "whom" if phrase.human else "what"
-    return (
-        (f"{open_} {whom}", "", text),
-        (phrase.wh.capitalize(), at, text),
-        (f"{open_} which {phrase.head}", "", text),
-        (f"Which {phrase.head}", at, text),
-    )
-
-
 def _compose(
     rng: Random, subject: Phrase, said: Predicate, target: Phrase | None, adjuncts: list[Adjunct]
 ) -> Fact:
@@ -157,23 +94,47 @@ def _compose(
     brief = subject.short or subject.said
     ways = [brief, subject.text.rstrip(",")]
     ends = ["", tail] + [f" {a.text.rstrip(',')}" for a in adjuncts]
-    for opening in (subject.wh.capitalize(), f"Which {subject.head}"):
-        finite = said.finite if opening.startswith("Which") else said.single
+    asks = [(subject.wh.capitalize(), said.single, subject.said)]
+    asks += [(f"Which {subject.head}", said.finite, subject.picked)]
+    asks += [(f"How many {subject.head}", said.finite, subject.count)] if subject.count else []
+    for opening, finite, answer in asks:
         end = rng.choice(ends) if target else rng.choice(ends[1:])
-        fact.questions.append(_asked(BACKWARD, subject.said, opening, finite, over, end))
+        fact.questions.append(_put(BACKWARD, answer, opening, finite, over, end))
     if target:
         whom = rng.choice(("Whom", "Who")) if target.human else "What"
-        for opening in (whom, f"Which {target.head}"):
+        whiches = [(whom, target.said), (f"Which {target.head}", target.picked)]
+        whiches += [(f"How many {target.head}", target.count)] if target.count else []
+        for opening, answer in whiches:
             end = rng.choice(ends)
             fact.questions.append(
-                _asked(FORWARD, target.said, opening, said.aux, rng.choice(ways), said.rest, end)
+                _put(FORWARD, answer, opening, said.aux, rng.choice(ways), said.rest, end)
             )
     for place, added in enumerate(adjuncts):
         rest = rng.choice(["", *(a.text.rstrip(",") for a in adjuncts[:place])])
         for opening, ending, answer in rng.sample(added.asks, min(2, len(added.asks))):
             parts = (opening, said.aux, rng.choice(ways), said.rest, over, rest, ending)
-            fact.questions.append(_asked(FORWARD, answer, *parts))
+            fact.questions.append(_put(FORWARD, answer, *parts))
     return fact
+
+
+def _two_deeds(rng: Random, subject: Phrase, held: bool) -> Fact:
+    """Say two things of one subject, each asked for on its own."""
+    facts, parts = [], []
+    for _ in range(2):
+        target = named(rng, held) if rng.random() < 0.5 else unnamed(rng)
+        said = predicate(rng, _verb(rng, "verb"), subject.plural)
+        added = [adjunct(rng, held)] if rng.random() < 0.4 else []
+        facts.append(_compose(rng, subject, said, target, added))
+        tail = "".join(f" {a.text.rstrip(',')}" for a in added)
+        parts.append(f"{said.finite} {target.text.rstrip(',')}{tail}")
+    first, second = facts
+    who = "who" if subject.human else "which"
+    plain = subject.said
+    first.cores = [f"{subject.text} {parts[0]} {link} {parts[1]}" for link in ("and", "but", "and")]
+    first.cores += [f"{plain}, {who} {parts[1]}, {parts[0]}"]
+    first.others += [second.value, *second.others]
+    first.questions += second.questions
+    return first
 
 
 def _equation(rng: Random, subject: Phrase, target: Phrase, adjuncts: list[Adjunct]) -> Fact:
@@ -186,9 +147,9 @@ def _equation(rng: Random, subject: Phrase, target: Phrase, adjuncts: list[Adjun
         fact.cores = [f"{of} is {value}"] * 2 + [f"{value} is {of}", f"{of}: {value}"]
         ahead = (f"What is {of}?", f"Tell me {of}.", f"Which {noun} does {fact.subject} have?")
         back = (f"Of what is {value} the {noun}?", f"{value} is {article(noun)}. Of what?")
-        fact.questions = [Question(q, value, FORWARD) for q in ahead]
-        fact.questions += [Question(q, fact.subject, BACKWARD) for q in back]
-        fact.questions.append(Question(f"What is {value}?", of, BACKWARD))
+        fact.questions = [asked(q, value, FORWARD) for q in ahead]
+        fact.questions += [asked(q, fact.subject, BACKWARD) for q in back]
+        fact.questions.append(asked(f"What is {value}?", of, BACKWARD))
         return fact
     be, past = ("are", "were") if subject.plural else ("is", "was")
     form, single = rng.choice(((be, "is"), (past, "was"), ("will be", "will be")))
@@ -227,6 +188,6 @@ def _code(rng: Random) -> str:
     return names.coined(rng)
 
 
-def _asked(direction: str, answer: str, *parts: str) -> Question:
+def _put(direction: str, answer: str, *parts: str) -> Question:
     text = " ".join(part.strip().rstrip(",") for part in parts if part.strip())
-    return Question(f"{text}?", answer, direction)
+    return asked(f"{text}?", answer, direction)

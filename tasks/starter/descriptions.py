@@ -3,7 +3,7 @@
 from random import Random
 
 from tasks.starter import names
-from tasks.starter.facts import BACKWARD, FORWARD, Fact, Question, asides, filler, who
+from tasks.starter.facts import BACKWARD, FORWARD, Fact, asides, asked, filler, who
 from tasks.starter.lexicon import Verb, article, frames, kinds, one, verbs
 
 
@@ -89,9 +89,9 @@ def describe(rng: Random, held: bool = False) -> Fact:
     slots |= {"p": names.place(rng), "who": who(kind), "Who": who(kind).capitalize()}
     fact = Fact(name, text, [frame.format(**slots) for frame in frames("describe")])
     for frame in frames("ask_description"):
-        fact.questions.append(Question(frame.format(**slots), text, FORWARD))
+        fact.questions.append(asked(frame.format(**slots), text, FORWARD))
     for question in [f.format(**slots) for f in frames("ask_described")] + by_deed * 2:
-        fact.questions.append(Question(question, name, BACKWARD))
+        fact.questions.append(asked(question, name, BACKWARD))
     return fact
 
 
@@ -118,17 +118,17 @@ def event(rng: Random, held: bool = False) -> Fact:
     noun = rng.choice(kinds()[kind])
     backward += [f"Which {noun} {verb.past} {thing}?", f"By whom was {thing} {verb.participle}?"]
     backward += [f"Name the {noun} that {verb.past} {thing}."]
-    fact.questions += [Question(q[0].upper() + q[1:], name, BACKWARD) for q in backward]
-    asked = [(f"What did {name} {base}?", thing), (f"{name} {verb.past} what?", thing)]
+    fact.questions += [asked(q, name, BACKWARD) for q in backward]
+    queries = [(f"What did {name} {base}?", thing), (f"{name} {verb.past} what?", thing)]
     if "{t}" in form:
-        asked += [
+        queries += [
             (f"When did {name} {base} {thing}?", time),
             (f"When was {thing} {verb.participle}?", time),
         ]
     if "{l}" in form:
-        asked += [
+        queries += [
             (f"Where did {name} {base} {thing}?", place),
             (f"In which town was {thing} {verb.participle}?", town),
         ]
-    fact.questions += [Question(q, answer, FORWARD) for q, answer in asked]
+    fact.questions += [asked(q, answer, FORWARD) for q, answer in queries]
     return fact

@@ -47,7 +47,7 @@ def measure(folder: Path, count: int, recipe: Recipe, paraphrases: Paraphrases =
     rows = reference_rows(folder)
     kept = lasting_questions(rows)
     table = {
-        "unknown": _share(bundle, [question for _, question in asked[::2]]),
+        "unknown": _share(bundle, [question for _, question in asked]),
         "kept_before": _share(bundle, kept),
     }
     begun = time.monotonic()
@@ -81,9 +81,10 @@ def written(folder: Path, file: Path, recipe: Recipe) -> Table:
     facts = [json.loads(line) for line in file.read_text().splitlines()]
     probes = [(fact["text"], probe) for fact in facts for probe in fact["probes"]]
     questions = [Question(p["question"], p["answers"][0], p["direction"]) for _, p in probes]
-    shown = _scores(bundle, questions, [[text] for text, _ in probes])
+    accepted = [p["answers"] for _, p in probes]
+    shown = _scores(bundle, questions, [[text] for text, _ in probes], accepted)
     update(bundle, [fact["text"] for fact in facts], recipe, replayed(reference_rows(folder)))
-    known = _scores(bundle, questions)
+    known = _scores(bundle, questions, accepted=accepted)
     table: Table = {}
     for direction in DIRECTIONS:
         places = [i for i, q in enumerate(questions) if q.direction == direction]
@@ -129,7 +130,8 @@ def replayed(rows: Sequence[dict[str, Any]]) -> Lasting:
 def reversed_order(item: Item, question: Question) -> bool:
     """Say whether the statement names the answer before what the question gives."""
     text = item.texts[0].lower()
-    given = [s for s in item.spans if s != question.answer and s in question.text]
+    asked = question.text.lower()
+    given = [s for s in item.spans if s != question.answer and s.lower() in asked]
     if not given or question.answer.lower() not in text:
         return False
     return text.find(question.answer.lower()) < text.find(given[0].lower())
@@ -147,10 +149,14 @@ def _by_group(asked: Sequence[tuple[Item, Question]], marks: Sequence[Score]) ->
 
 
 def _scores(
-    bundle: Bundle, questions: Sequence[Question], notes: Sequence[Sequence[str]] = ()
+    bundle: Bundle,
+    questions: Sequence[Question],
+    notes: Sequence[Sequence[str]] = (),
+    accepted: Sequence[Sequence[str]] = (),
 ) -> list[Score]:
     replies = answer(bundle, questions, notes)
-    return [score(reply, [q.answer]) for reply, q in zip(replies, questions, strict=True)]
+    wanted = accepted or [[q.answer] for q in questions]
+    return [score(reply, right) for reply, right in zip(replies, wanted, strict=True)]
 
 
 def _share(bundle: Bundle, questions: Sequence[Question]) -> float:

@@ -20,6 +20,11 @@ class Question:
     direction: str
 
 
+def asked(text: str, answer: str, direction: str) -> Question:
+    """Make a question that begins with a capital, whatever its frame begins with."""
+    return Question(text[0].upper() + text[1:], answer, direction)
+
+
 @dataclass
 class Fact:
     """What can be said and asked about one link; `subject` tells about itself in `phrases`."""
@@ -76,9 +81,24 @@ def draw_relation(rng: Random, end: str | None = None) -> Relation:
     return Relation("person", other, (), did, (f"was {verb.participle} by",), ())
 
 
-def relate(rng: Random, relation: Relation, a: str, b: str, held: bool = False) -> Fact:
-    """Write every wording and question of "a has this relation to b"."""
-    fact = Fact(a, b)
+@dataclass
+class _Way:
+    """One way to say a link, by a role or by a verb, with the questions in its own words."""
+
+    cores: list[str]
+    phrases: list[str]
+    inverse: list[str]
+    questions: list[Question]
+
+
+def relate(
+    rng: Random, relation: Relation, a: str, b: str, held: bool = False, about: str = ""
+) -> Fact:
+    """Write the wordings and questions of "a has this relation to b".
+
+    All say it in one way (`about`: one that has phrases about `a` or `b`), as most questions do;
+    one in four asks in other words.
+    """
     kind_a, kind_b = relation.a, relation.b
     slots = {
         "a": shown(rng, kind_a, a),
@@ -89,60 +109,77 @@ def relate(rng: Random, relation: Relation, a: str, b: str, held: bool = False) 
         "old_b": names.fresh(rng, kind_b, held),
         "who": who(kind_a),
         "Who": who(kind_a).capitalize(),
+        "what": who(kind_b),
+        "What": who(kind_b).capitalize(),
         "x": filler(rng),
         "x2": f"{'were' if rng.random() < 0.5 else 'are'} in the news",
     }
     slots |= {"n_ka": article(slots["ka"]), "n_kb": article(slots["kb"])}
-    value_only = kind_b in names.VALUES
-    _by_role(rng, relation, fact, slots)
-    _by_verb(rng, relation, fact, slots)
-    _add(fact, relation.ask_b, fact.value, FORWARD, slots)
-    _add(fact, relation.ask_a, fact.subject, BACKWARD, slots)
-    if value_only:
-        fact.questions = [q for q in fact.questions if q.direction == FORWARD]
+    fact = Fact(a, b)
+    ways = [*_by_role(rng, relation, fact, slots), *_by_verb(rng, relation, fact, slots)]
+    fitting = [w for w in ways if {"a": w.phrases, "b": w.inverse}.get(about, w.cores)]
+    if not fitting:
+        return fact
+    way = rng.choices(fitting, [len(w.cores) for w in fitting])[0]
+    fact.cores, fact.phrases, fact.inverse = way.cores, way.phrases, way.inverse
+    others = [q for other in ways if other is not way for q in other.questions]
+    others += _questions(relation.ask_b, b, FORWARD, slots) + _questions(
+        relation.ask_a, a, BACKWARD, slots
+    )
+    for direction in (FORWARD, BACKWARD) if kind_b not in names.VALUES else (FORWARD,):
+        own = [q for q in way.questions if q.direction == direction]
+        rest = [q for q in others if q.direction == direction]
+        fact.questions += own + rng.sample(rest, min(len(rest), 1 + len(own) // 4))
     return fact
 
 
-def _by_role(rng: Random, relation: Relation, fact: Fact, slots: dict[str, str]) -> None:
+def _by_role(rng: Random, relation: Relation, fact: Fact, slots: dict[str, str]) -> list[_Way]:
+    ways: list[_Way] = []
     if relation.roles_a:
         ra = rng.choice(relation.roles_a)
         slots |= {"ra": ra, "n_ra": article(ra)}
-        fact.cores += [frame.format(**slots) for frame in frames("role_a")]
-        fact.phrases += [p.format(**slots) for p in ("is the {ra} of {b}", "was the {ra} of {b}")]
-        fact.inverse += ["has {a} as its {ra}".format(**slots)]
-        _add(fact, frames("ask_a_role"), fact.subject, BACKWARD, slots)
-        _add(fact, frames("ask_b_role"), fact.value, FORWARD, slots)
+        asks = _questions(frames("ask_a_role"), fact.subject, BACKWARD, slots)
+        asks += _questions(frames("ask_b_role"), fact.value, FORWARD, slots)
+        phrases = _filled(("is the {ra} of {b}", "was the {ra} of {b}"), slots)
+        inverse = _filled(("has {a} as its {ra}",), slots)
+        ways.append(_Way(_filled(frames("role_a"), slots), phrases, inverse, asks))
     if relation.roles_b:
         rb = rng.choice(relation.roles_b)
         slots |= {"rb": rb, "n_rb": article(rb)}
-        fact.cores += [frame.format(**slots) for frame in frames("role_b")]
-        fact.phrases += ["has {b} for {n_rb}".format(**slots)]
-        fact.inverse += [p.format(**slots) for p in ("is the {rb} of {a}", "is {a}'s {rb}")]
-        _add(fact, frames("ask_a_role_b"), fact.subject, BACKWARD, slots)
-        _add(fact, frames("ask_b_role_b"), fact.value, FORWARD, slots)
+        asks = _questions(frames("ask_a_role_b"), fact.subject, BACKWARD, slots)
+        asks += _questions(frames("ask_b_role_b"), fact.value, FORWARD, slots)
+        phrases = _filled(("has {b} for {n_rb}",), slots)
+        inverse = _filled(("is the {rb} of {a}", "is {a}'s {rb}"), slots)
+        ways.append(_Way(_filled(frames("role_b"), slots), phrases, inverse, asks))
+    return ways
 
 
-def _by_verb(rng: Random, relation: Relation, fact: Fact, slots: dict[str, str]) -> None:
+def _by_verb(rng: Random, relation: Relation, fact: Fact, slots: dict[str, str]) -> list[_Way]:
+    ways: list[_Way] = []
     if relation.did:
         did, base = rng.choice(relation.did)
         slots |= {"did": did, "base": base}
         stative = not base or did.split()[0] in words("stative")
         unfit = ("{n_kb}", "the {kb}") if stative else ()
-        fits = [f for f in frames("did") if not any(part in f for part in unfit)]
-        fact.cores += [frame.format(**slots) for frame in fits]
-        fact.phrases += ["{did} {b}".format(**slots)] * 2
-        _add(fact, frames("ask_a_did"), fact.subject, BACKWARD, slots)
+        fits = tuple(f for f in frames("did") if not any(part in f for part in unfit))
+        asks = _questions(frames("ask_a_did"), fact.subject, BACKWARD, slots)
         ask_b = frames("ask_b_state") if stative else frames("ask_b_base")
-        _add(fact, ask_b, fact.value, FORWARD, slots)
+        asks += _questions(ask_b, fact.value, FORWARD, slots)
+        ways.append(_Way(_filled(fits, slots), _filled(("{did} {b}",), slots), [], asks))
     if relation.done:
         slots |= {"done": rng.choice(relation.done)}
-        fact.cores += [frame.format(**slots) for frame in frames("done")]
-        fact.inverse += ["{done} {a}".format(**slots)] * 2
-        _add(fact, frames("ask_a_done"), fact.subject, BACKWARD, slots)
-        _add(fact, frames("ask_b_done"), fact.value, FORWARD, slots)
+        asks = _questions(frames("ask_a_done"), fact.subject, BACKWARD, slots)
+        asks += _questions(frames("ask_b_done"), fact.value, FORWARD, slots)
+        inverse = _filled(("{done} {a}",), slots)
+        ways.append(_Way(_filled(frames("done"), slots), [], inverse, asks))
+    return ways
 
 
-def _add(
-    fact: Fact, asked: tuple[str, ...], answer: str, direction: str, slots: dict[str, str]
-) -> None:
-    fact.questions += [Question(q.format(**slots), answer, direction) for q in asked]
+def _filled(texts: tuple[str, ...], slots: dict[str, str]) -> list[str]:
+    return [text.format(**slots) for text in texts]
+
+
+def _questions(
+    texts: tuple[str, ...], answer: str, direction: str, slots: dict[str, str]
+) -> list[Question]:
+    return [asked(text, answer, direction) for text in _filled(texts, slots)]

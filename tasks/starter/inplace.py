@@ -31,9 +31,9 @@ class InPlace(Encoder):
         hidden = [True] * len(reply) if blind else token_masks(self.rng, len(reply))
         return self._unmask(self.head(user), reply, hidden, task)
 
-    def copy(self, ids: list[int], rng: Random) -> Sample:
-        """Make a chat whose reply repeats the prompt."""
-        del rng
+    def copy(self, ids: list[int], hidden: list[bool]) -> Sample:
+        """Make a chat whose reply repeats the prompt, of which nothing is hidden."""
+        del hidden
         return self.reply(ids, ids, "copy")
 
     def demask(self, ids: list[int], hidden: list[bool]) -> Sample:

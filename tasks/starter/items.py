@@ -50,18 +50,19 @@ def biography(rng: Random, held: bool = False, wordings: int = 4) -> Item:
     kind = one(rng, "biography_kind")
     name = names.fresh(rng, kind, held)
     facts: list[Fact] = []
-    used: set[tuple[str, str]] = set()
+    used: set[frozenset[str]] = set()
     for _ in range(rng.choice((2, 2, 3, 3, 4))):
         relation = draw_relation(rng, kind)
-        if relation.ends in used:  # two winners of one race would make its questions unfair
+        ends = frozenset(relation.ends)
+        if ends in used:  # two winners of one race would make its questions unfair
             continue
-        used.add(relation.ends)
+        used.add(ends)
         if relation.a == kind:
-            facts.append(relate(rng, relation, name, names.fresh(rng, relation.b, held), held))
-            facts[-1].phrases = facts[-1].phrases or facts[-1].inverse
+            value = names.fresh(rng, relation.b, held)
+            facts.append(relate(rng, relation, name, value, held, about="a"))
             continue
         other = names.fresh(rng, relation.a, held)
-        fact = relate(rng, relation, other, name, held)
+        fact = relate(rng, relation, other, name, held, about="b")
         fact.phrases, fact.subject, fact.value = fact.inverse, name, other
         flipped = {"forward": "backward", "backward": "forward"}
         fact.questions = [Question(q.text, q.answer, flipped[q.direction]) for q in fact.questions]

@@ -12,13 +12,18 @@ COINED = 0.12
 
 @dataclass(frozen=True)
 class Phrase:
-    """A noun phrase, shorter ways to say it, the noun that stands for it, and how it agrees."""
+    """A noun phrase, shorter ways to say it, the noun that stands for it, and how it agrees.
+
+    `count` is its number, where it has one; with `bare`, the name alone answers "which".
+    """
 
     text: str
     short: str
     head: str
     human: bool = False
     plural: bool = False
+    count: str = ""
+    bare: bool = False
 
     @property
     def wh(self) -> str:
@@ -29,6 +34,11 @@ class Phrase:
     def said(self) -> str:
         """Return it as an answer, without the aside that some names have."""
         return self.short if self.text.endswith(",") else self.text
+
+    @property
+    def picked(self) -> str:
+        """Return it as the answer to "which" with its head noun."""
+        return self.short if self.bare else self.said
 
 
 def word(rng: Random, name: str) -> str:
@@ -52,8 +62,12 @@ def number(rng: Random, low: int = 2) -> str:
 
 
 def named(rng: Random, held: bool = False) -> Phrase:
-    """Compose a phrase that is or holds a name."""
-    if rng.random() < 0.45:
+    """Compose a phrase that is or holds a name, sometimes two names."""
+    draw = rng.random()
+    if draw < 0.05:
+        both = _person(rng, held).said, _person(rng, held).said
+        return Phrase(" and ".join(both), "", "people", human=True, plural=True)
+    if draw < 0.45:
         return _person(rng, held)
     kind = one(rng, "any_kind")
     name, noun = names.fresh(rng, kind, held), rng.choice(kinds()[kind])
@@ -70,9 +84,12 @@ def named(rng: Random, held: bool = False) -> Phrase:
     if draw < 0.85:
         spot = f"{rng.choice(('at', 'in', 'from', 'for', 'to', 'near'))} {name}"
         return Phrase(f"the {_modified(rng, thing)} {spot}", f"the {thing} {spot}", thing)
+    if draw < 0.92:
+        start = rng.choice(("the", "its", "our", "their", "the"))
+        return Phrase(f"{start} {_modified(rng, thing)} {name}", name, thing, bare=True)
     called = rng.choice(("called", "named", "known as"))
     full = article(f"{_modified(rng, thing)} {called} {name}")
-    return Phrase(full, name, thing)
+    return Phrase(full, name, thing, bare=True)
 
 
 def unnamed(rng: Random) -> Phrase:
@@ -87,8 +104,12 @@ def unnamed(rng: Random) -> Phrase:
         full = start + _modified(rng, many)
         return Phrase(full, full, many, plural=True)
     if draw < 0.4:
-        full = f"{number(rng)} {_modified(rng, plural(noun))}"
-        return Phrase(full, full, plural(noun), plural=True)
+        count = number(rng)
+        full = f"{count} {_modified(rng, plural(noun))}"
+        return Phrase(full, full, plural(noun), plural=True, count=count)
+    if draw < 0.44:
+        full = f"the {_modified(rng, noun)} and the {_modified(rng, word(rng, 'noun'))}"
+        return Phrase(full, full, "things", plural=True)
     start = rng.choice(("the",) * 9 + ("our", "our", "its", "their", "every", "this", "your"))
     full = f"{start} {_modified(rng, noun)}"
     draw = rng.random()
@@ -110,7 +131,7 @@ def _person(rng: Random, held: bool) -> Phrase:
     if draw < 0.7:
         return Phrase(f"{rng.choice(words('honorific'))} {name.split()[-1]}", "", "person", True)
     if draw < 0.85:
-        return Phrase(f"{role} {name}", name, role, human=True)
+        return Phrase(f"{role} {name}", name, role, human=True, bare=True)
     aside = article(role) if rng.random() < 0.5 else f"the {role}"
     return Phrase(f"{name}, {aside},", name, role, human=True)
 

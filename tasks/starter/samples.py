@@ -63,6 +63,17 @@ class Encoder:
         letters = [at for at, token in enumerate(tokens) if token[-1].isalnum()]
         return [*starts, (letters[-1] if letters else len(ids) - 1) + 1]
 
+    def spots(self, ids: list[int], span: str) -> list[range]:
+        """Return every place of a span among a text's ids, as it is or opening a sentence."""
+        found: list[range] = []
+        for form in {span, span[:1].upper() + span[1:]}:
+            sought = self.encode(form)
+            begins = range(len(ids) - len(sought) + 1)
+            found += [
+                range(at, at + len(sought)) for at in begins if ids[at : at + len(sought)] == sought
+            ]
+        return sorted(found, key=lambda spot: spot.start)
+
     def plain(self, text: str) -> Sample:
         """Make a document without roles; every token is a target."""
         return following([*self.encode(text), self.end], 1, "plain")
@@ -86,9 +97,8 @@ class Encoder:
         content = prompts.write_question(text, answer)[0]["content"]
         return self.reply(self.encode(content), self.encode(question), "write")
 
-    def copy(self, ids: list[int], rng: Random) -> Sample:
-        """Make a chat whose reply repeats what the prompt shows nearly all of."""
-        hidden = token_masks(rng, len(ids), 0.0, 0.15)
+    def copy(self, ids: list[int], hidden: list[bool]) -> Sample:
+        """Make a chat whose reply repeats what the prompt shows, all or nearly all of it."""
         return replace(self.demask(ids, hidden), task="copy")
 
     def demask(self, ids: list[int], hidden: list[bool]) -> Sample:
@@ -123,38 +133,39 @@ def window_masks(rng: Random, size: int) -> list[bool]:
     return [begin <= i < begin + width for i in range(size)]
 
 
-def span_masks(rng: Random, ids: list[int], spans: list[list[int]]) -> list[bool]:
+def span_masks(rng: Random, size: int, spots: list[list[range]]) -> list[bool]:
     """Hide one name wherever it stands, or everything but one name, plus a few tokens."""
-    inside = _find(ids, rng.choice(spans))
-    if not any(inside):
-        return window_masks(rng, len(ids))
+    if not spots:
+        return window_masks(rng, size)
+    chosen = rng.choice(spots)
+    inside = [any(at in spot for spot in chosen) for at in range(size)]
     noise = rng.choice((0.0, 0.0, rng.uniform(0, 0.4)))
     if rng.random() < 0.6:
         return [hide or rng.random() < noise for hide in inside]
     return [not hide and rng.random() >= noise / 2 for hide in inside]
 
 
-def masks(rng: Random, ids: list[int], spans: list[list[int]]) -> list[bool]:
+def masks(rng: Random, size: int, spots: list[list[range]]) -> list[bool]:
     """Draw one of the three ways to hide; at least one token is hidden."""
     draw = rng.random()
     if draw < 0.45:
-        hidden = token_masks(rng, len(ids))
+        hidden = token_masks(rng, size)
     elif draw < 0.6:
-        hidden = window_masks(rng, len(ids))
+        hidden = window_masks(rng, size)
     else:
-        hidden = span_masks(rng, ids, spans)
+        hidden = span_masks(rng, size, spots)
     if not any(hidden):
         hidden[rng.randrange(len(hidden))] = True
     return hidden
 
 
-def gap(rng: Random, ids: list[int], spans: list[list[int]], starts: list[int]) -> range:
+def gap(rng: Random, spots: list[list[range]], starts: list[int]) -> range:
     """Choose what an infilling sample leaves out: a name, what stands beside it, or some words.
 
-    `starts` are the places where words begin, the end of the text among them.
+    `spots` are the places of each name, `starts` those where words begin, the text's end with them.
     """
     draw = rng.random()
-    name = _place(ids, rng.choice(spans)) if draw < 0.75 else None
+    name = rng.choice(spots)[0] if spots and draw < 0.75 else None
     if name is None:
         size = rng.randint(1, max(1, len(starts) - 2))
         first = rng.randint(0, len(starts) - 1 - size)
@@ -199,19 +210,3 @@ def salad(rng: Random) -> str:
     parts = [one(rng, rng.choice(lists)) for _ in range(rng.randint(4, 14))]
     parts.insert(rng.randrange(len(parts)), names.fresh(rng, rng.choice(("person", "company"))))
     return " ".join(parts)
-
-
-def _place(ids: list[int], span: list[int]) -> range | None:
-    width = len(span)
-    places = (i for i in range(len(ids) - width + 1) if ids[i : i + width] == span)
-    start = next(places, None)
-    return None if start is None else range(start, start + width)
-
-
-def _find(ids: list[int], span: list[int]) -> list[bool]:
-    inside = [False] * len(ids)
-    width = len(span)
-    for begin in range(len(ids) - width + 1):
-        if ids[begin : begin + width] == span:
-            inside[begin : begin + width] = [True] * width
-    return inside

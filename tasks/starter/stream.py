@@ -37,7 +37,9 @@ class Told:
         self.item, self.encoder = item, encoder
         self.ids = [encoder.encode(text) for text in item.texts]
         self.starts = [encoder.word_starts(ids) for ids in self.ids]
-        self.spans = [encoder.encode(span) for span in item.spans]
+        # Where each span stands in each wording; one that was reworded stands nowhere.
+        found = [[encoder.spots(ids, span) for span in item.spans] for ids in self.ids]
+        self.spots = [[spots for spots in spans if spots] for spans in found]
 
     def state(self, rng: Random, mix: Mix) -> Sample:
         """Show one wording: as it stands, or with something hidden to be recovered."""
@@ -46,11 +48,11 @@ class Told:
         if rng.random() < mix.plain:
             return self.encoder.plain(self.item.texts[choice])
         if rng.random() < mix.infill:
-            gap = samples.gap(rng, ids, self.spans, self.starts[choice])
+            gap = samples.gap(rng, self.spots[choice], self.starts[choice])
             cut = rng.random() < mix.cut
             left_out = choose_cut(self.starts[choice], gap, rng) if cut else range(0)
             return self.encoder.infill(ids, gap, left_out)
-        return self.encoder.demask(ids, samples.masks(rng, ids, self.spans))
+        return self.encoder.demask(ids, samples.masks(rng, len(ids), self.spots[choice]))
 
 
 class Life:
@@ -144,11 +146,13 @@ class Stream:
         rng = self.rng
         if rng.random() < 0.5:
             ids = self.encoder.any_tokens(rng)
+            hidden = [False] * len(ids)  # nothing tells a hidden one
         else:
             item = rng.random() < 0.5
             text = make_item(rng, wordings=1).texts[0] if item else samples.salad(rng)
             ids = self.encoder.encode(text)
-        return self.encoder.copy(ids, rng)
+            hidden = samples.token_masks(rng, len(ids), 0.0, 0.15)
+        return self.encoder.copy(ids, hidden)
 
     def _write(self) -> Sample:
         item = make_item(self.rng, wordings=1)

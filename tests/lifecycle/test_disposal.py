@@ -98,10 +98,12 @@ def test_a_clearing_that_was_killed_is_finished_by_the_next(here: Lifecycle) -> 
     digests = {version: add(here, version, 0) for version in (1, 2, 3)}
     current = add(here, 4, 0, active=True)
     orphan = make_checkpoint(folder)
+    leaving = make_checkpoint(folder)
     assert mark(here) == [1, 2, 3]
     # Killed with one still there, one out of sight, one gone.
     (folder / "trash").mkdir()
-    (folder / "objects" / digests[2]).rename(folder / "trash" / digests[2])
+    for digest in (digests[2], leaving):
+        (folder / "objects" / digest).rename(folder / "trash" / digest)
     discard(folder, digests[3])
     clearing = here.dispatcher(gc_grace_s=0, keep_activated=1)
     for _ in range(2):
