@@ -94,6 +94,7 @@ async def diff_checkpoints(
         version=compared.version,
         against=compared.against,
         asked=len(compared.probes),
+        unasked=compared.unasked,
         data=[DifferenceOut.of(difference) for difference in found],
         has_more=compared.has_more,
         last=compared.last,

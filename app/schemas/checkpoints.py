@@ -77,6 +77,7 @@ class DiffOut(Output):
     version: int
     against: int
     asked: int = Field(description="Questions that both were asked; clozes aren't")
+    unasked: int = Field(description="Facts of the page that were proven by clozes alone")
     data: list[DifferenceOut]
     has_more: bool = Field(description="Ask again with `after` = the last fact")
     last: str | None = Field(description="The last fact that was asked about")

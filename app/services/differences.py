@@ -32,6 +32,7 @@ class Comparison:
     against: int
     digests: tuple[str, str]
     probes: Sequence[Probe]
+    unasked: int  # facts of the page that have no question
     last: str | None  # the last fact of the page
     has_more: bool
 
@@ -58,10 +59,12 @@ def collect(session: Session, version: int, against: int | None, page: Page) -> 
     either = session.scalars(select(trees[0].c.version).union(select(trees[1].c.version))).all()
     where = [Fact.id.in_(lapses.proven_by(either)), Fact.prompt.is_(None)]
     facts, has_more = fetch_page(session, Fact, page, where, [selectinload(Fact.probes)])
-    probes = [probe for fact in facts for probe in fact.probes if probe.origin != "cloze"]
+    questions = [[probe for probe in fact.probes if probe.origin != "cloze"] for fact in facts]
+    probes = [probe for own in questions for probe in own]
+    unasked = questions.count([])
     last = facts[-1].id if facts else None
     digests = first.digest, second.digest
-    return Comparison(first.version, second.version, digests, probes, last, has_more)
+    return Comparison(first.version, second.version, digests, probes, unasked, last, has_more)
 
 
 async def find(engine: EnginePool, compared: Comparison) -> list[Difference]:

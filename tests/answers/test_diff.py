@@ -51,6 +51,17 @@ def test_other_signs_are_a_difference(client, engine, learned, one, other):
 
 @on_sqlite
 @pytest.mark.usefixtures("learned")
+def test_a_fact_without_questions_is_counted(client, database):
+    cloze = Probe(question="…", answers=["F"], direction="forward", origin="cloze")
+    with database.transaction() as session:
+        fact = add_fact(session, "Bare fact.", "trained", 9, probes=[cloze])
+        learn(session, fact, 2)
+    found = diff(client, 2).json()
+    assert (found["asked"], found["unasked"]) == (1, 1), "the other is version 1's"
+
+
+@on_sqlite
+@pytest.mark.usefixtures("learned")
 def test_a_question_that_leaves_little_room_gets_what_there_is(client, engine):
     engine.longest = 100  # the question and 128 tokens are more
     found = diff(client, 2)
