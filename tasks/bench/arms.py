@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from app.lm.chat import encode_text, end_id
@@ -11,11 +11,12 @@ from app.recipe import MethodName, Recipe
 from tasks.bench.subjects import Subject
 from tasks.training.job import Fact
 from tasks.training.objectives import OBJECTIVES
-from tasks.training.objectives.base import Example, Objective, reply_example
+from tasks.training.objectives.base import IGNORED, Example, Objective, reply_example
 from tasks.training.objectives.masked import Masked, recovery_prompt
 
 Paraphrases = Literal["none", "same", "permuted"]
 Control = Literal["random", "copy"]
+Variant = Literal["noise", "hidden"]
 # Random prompts come from ordinary tokens: the first ones are mostly special or single bytes.
 FIRST_ORDINARY = 256
 
@@ -34,11 +35,13 @@ class Arm:
         return f"{self.objective}/{self.paraphrases}/{self.method}"
 
     def make_objective(self, recipe: Recipe) -> Objective:
-        """Make the objective: of the recipe, the paper's masks of single tokens, or a control."""
+        """Make the objective: of the recipe, the paper's masks or a variant, or a control."""
         if self.objective in ("random", "copy"):
             return Controlled(recipe.t_min, recipe.t_max, 0.0, 0.0, kind=self.objective)  # type: ignore[arg-type]
         if self.objective == "tokens":
             return Masked(recipe.t_min, recipe.t_max, 0.0)
+        if self.objective in ("noise", "hidden"):
+            return Varied(recipe.t_min, recipe.t_max, 0.0, kind=self.objective)  # type: ignore[arg-type]
         return OBJECTIVES[self.objective](recipe)  # type: ignore[index]
 
     def taught(self, subjects: Sequence[Subject]) -> list[Fact]:
@@ -63,13 +66,36 @@ class Controlled(Masked):
         made = []
         for text in texts:
             ids = encode_text(bundle.tokenizer, text)
-            seen = ids
-            if self.kind == "random":
-                seen = [rng.randrange(min(FIRST_ORDINARY, size // 2), size) for _ in ids]
+            seen = [_any_token(rng, size) for _ in ids] if self.kind == "random" else ids
             hidden = [self.kind == "random"] * len(ids)
             prompt = recovery_prompt(bundle.tokenizer, seen)
             made.append(reply_example(prompt, [*ids, end], [*hidden, False]))
         return made
+
+
+@dataclass(frozen=True)
+class Varied(Masked):
+    """Masks of single tokens, but for one thing: noise in their place, or a loss on them alone."""
+
+    kind: Variant = "noise"
+
+    def examples(self, texts: Sequence[str], bundle: Bundle, rng: random.Random) -> list[Example]:
+        """Make one example of each statement."""
+        mask, size = bundle.manifest.mask_id, len(bundle.tokenizer)
+
+        def vary(example: Example) -> Example:
+            if self.kind == "noise":
+                ids = [_any_token(rng, size) if i == mask else i for i in example.input_ids]
+                return replace(example, input_ids=ids)
+            pairs = zip(example.labels, example.recalled, strict=True)
+            labels = [label if hidden else IGNORED for label, hidden in pairs]
+            return replace(example, labels=labels)
+
+        return [vary(example) for example in super().examples(texts, bundle, rng)]
+
+
+def _any_token(rng: random.Random, size: int) -> int:
+    return rng.randrange(min(FIRST_ORDINARY, size // 2), size)
 
 
 def all_arms(

@@ -43,7 +43,9 @@ class Plan:
     facts: Path | None = None
     invented: int = 60
     reference: Path | None = None
-    objectives: tuple[ObjectiveName | Literal["tokens"], ...] = ("masked", "tokens", "causal")
+    objectives: tuple[ObjectiveName | Literal["tokens", "noise", "hidden"], ...] = (
+        "masked", "tokens", "causal",
+    )  # fmt: skip
     paraphrases: tuple[Paraphrases, ...] = ("none", "same", "permuted")
     methods: tuple[MethodName, ...] = ("full", "lora")
     seeds: int = 3

@@ -202,6 +202,20 @@ def test_a_ledger_keeps_what_is_whole(tmp_path: Path) -> None:
         Ledger(path, {"a": (1, 3)})
 
 
+def test_variants_change_one_thing_of_the_masks(bundle: Bundle) -> None:
+    text = FACTS[0]["text"]
+    tokens, noise, hidden = (
+        Arm(name).make_objective(Recipe()).examples([text], bundle, random.Random(0))[0]
+        for name in ("tokens", "noise", "hidden")
+    )
+    mask = bundle.manifest.mask_id
+    pairs = list(zip(tokens.input_ids, noise.input_ids, strict=True))
+    assert [a for a, b in pairs if a != b] == [mask] * tokens.input_ids.count(mask)
+    assert (noise.labels, hidden.input_ids) == (tokens.labels, tokens.input_ids)
+    asked = [label for label, hide in zip(tokens.labels, tokens.recalled, strict=True) if hide]
+    assert [label for label in hidden.labels if label >= 0] == asked
+
+
 def test_controls_take_away_what_the_prompt_says(bundle: Bundle) -> None:
     text = FACTS[0]["text"]
     ids = encode_text(bundle.tokenizer, text)

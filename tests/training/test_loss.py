@@ -163,6 +163,34 @@ def test_micro_batches_are_halved_until_they_fit(
         loop.backward_within(4 * least, bundle.model, None, examples, recipe)
 
 
+def test_steps_say_into_what_they_were_cut(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What didn't fit once isn't tried again."""
+    tried: list[int] = []
+
+    def fill(model: Any, batch: Batch) -> Targets:
+        tried.append(batch.input_ids.shape[0])
+        if batch.input_ids.shape[0] > 1:
+            raise torch.OutOfMemoryError
+        return look_at_targets(model, batch)
+
+    monkeypatch.setattr(loop, "look_at_targets", fill)
+    steps: list[Step] = []
+    train(bundle, Lessons(FACTS), Recipe(epochs=3), on_step=steps.append)
+    (room,) = {step.micro_batch_tokens for step in steps}
+    assert room < loop.room_of(bundle.model)
+    assert tried == [2] * tried.count(2) + [1] * (3 * len(FACTS))
+
+
+@pytest.mark.parametrize(("unit", "narrow"), [("amx", True), ("avx512", True), ("avx2", False)])
+def test_bf16_is_used_where_the_cpu_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, unit: str, narrow: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {f"{unit}_bf16": True})
+    for precision, expected in (("auto", narrow), ("fp32", False), ("bf16", True)):
+        with loop.autocast(CPU, Recipe(precision=precision)):
+            assert torch.is_autocast_enabled("cpu") is expected
+
+
 def test_an_anchor_shares_what_stays_frozen(bundle: Bundle) -> None:
     weights = dict(bundle.model.named_parameters())
     trained = next(name for name in weights if "q_proj" in name)

@@ -226,6 +226,24 @@ def test_two_runs_write_the_same_bytes(make_job: MakeJob, method: str) -> None:
     assert carry_out(make_job("three", older=OLDER, method=method, seed=1))["digest"] not in digests
 
 
+def test_two_runs_on_two_threads_write_the_same_bytes(make_job: MakeJob) -> None:
+    digests = set()
+    for name in ("one", "two"):
+        folder = make_job(name, older=OLDER)
+        head = json.loads((folder / "job.json").read_text())
+        (folder / "job.json").write_text(json.dumps({**head, "threads": 2}))
+        digests.add(carry_out(folder)["digest"])
+    torch.set_num_threads(1)
+    assert len(digests) == 1
+
+
+def test_neighbours_are_asked_and_reported(make_job: MakeJob) -> None:
+    older = [OLDER[0], {**OLDER[1], "part": "neighbour"}]
+    regressions = carry_out(make_job(older=older))["regressions"]
+    asked = {name: sample["asked"] for name, sample in regressions.items()}
+    assert asked == {"older": 0, "neighbours": len(OLDER[1]["probes"]), "reference": 1}
+
+
 def test_a_large_vocabulary_means_smaller_micro_batches_and_the_same_loss(
     make_job: MakeJob, objects: Path, base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,6 +30,7 @@ def main(folder: Path) -> None:
         fact["text"] += spells.get(fact["text"], "")
     words = " ".join(fact["text"] for fact in facts)
     (folder / "trainer.pid").write_text(str(os.getpid()))
+    attempts = count_attempts(Path(head["state"]))
     with (folder / "events.jsonl").open("w") as events:
         hold(Path(head["store"]) / "hold", lambda **event: tell(events, "MUTE" in words, event))
     if "POISON" in words or (Path(head["store"]) / "broken").exists():
@@ -52,9 +53,21 @@ def main(folder: Path) -> None:
             "outcome": "reject" if "FORGOTTEN" in words else outcome,
             "reasons": [f"{len(facts)} facts taught"],
         },
-        "metrics": {"steps": 2, "reference": len(read(folder / "reference.jsonl"))},
+        "metrics": {
+            "steps": 2,
+            "attempts": attempts,
+            "reference": len(read(folder / "reference.jsonl")),
+        },
     }
     (folder / "result.json").write_text(json.dumps(result))
+
+
+def count_attempts(state: Path) -> int:
+    """Keep a file where a long run's state is kept: what the next attempt goes on from."""
+    state.mkdir(exist_ok=True)
+    with (state / "attempts").open("a") as file:
+        file.write("+")
+    return len((state / "attempts").read_text())
 
 
 def read(path: Path) -> list[dict]:

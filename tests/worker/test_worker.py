@@ -108,6 +108,10 @@ def test_a_killed_trainer_is_started_again(deployment: Deployment) -> None:
     update = deployment.wait_for(update_id, "succeeded")
     assert (update.token, update.attempt) == (2, 1)
     assert published(deployment) == [0, 1]
+    with deployment.database.reading() as session:
+        assert session.get_one(Checkpoint, 1).metrics["attempts"] == 2, "it found the first's state"
+    staging = deployment.settings.store / "staging"
+    deployment.wait(lambda: not list(staging.iterdir()), "staging to be swept")
 
 
 def test_a_worker_that_is_told_to_stop_gives_its_update_back(deployment: Deployment) -> None:
