@@ -147,6 +147,13 @@ class Once:
     def __init__(self, session: Session, actor: Actor, key: str | None, fingerprint: str) -> None:
         self.session, self.actor, self.key, self.fingerprint = session, actor, key, fingerprint
 
+    def is_repeat(self, database: Database) -> bool:
+        """Say whether the request has its answer already, so that nothing need be made ready."""
+        if self.key is None or self.actor.key_id is None:
+            return False
+        with database.reading() as session:
+            return idempotency.is_answered(session, self.actor.key_id, self.key)
+
     def __call__(
         self, work: Callable[[], tuple[int, BaseModel]], *, hide: frozenset[str] = frozenset()
     ) -> Response:

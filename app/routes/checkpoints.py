@@ -113,7 +113,8 @@ def activate_checkpoint(
     once: OnceDep,
 ) -> Response:
     """Make a version current, once the engine has answered with it; current already: no change."""
-    _prove_servable(database, engine, settings, version)
+    if not once.is_repeat(database):
+        _prove_servable(database, engine, settings, version)
 
     def work() -> tuple[int, ActivationOut]:
         row = activations.activate(
@@ -146,7 +147,7 @@ def roll_back(
         # Nowhere to go may be because this very request was done before: `once` knows.
         with suppress(Conflict), database.reading() as reader:
             target = activations.rollback_target(reader)
-    if target is not None:
+    if target is not None and not once.is_repeat(database):
         _prove_servable(database, engine, settings, target)
 
     def work() -> tuple[int, ActivationOut]:

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, delete
+from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -24,6 +24,12 @@ def sweep(session: Session) -> None:
 
 def _is_old() -> ColumnElement[bool]:
     return Idempotency.created_at < utc_now() - KEPT
+
+
+def is_answered(session: Session, owner: str, key: str) -> bool:
+    """Say whether a key's first use is committed, whatever it was used for."""
+    mine = (Idempotency.owner == owner, Idempotency.key == key, ~_is_old())
+    return session.scalar(select(Idempotency.key).where(*mine)) is not None
 
 
 def begin(session: Session, owner: str, key: str, fingerprint: str) -> tuple[Idempotency, bool]:

@@ -199,6 +199,17 @@ def test_a_repeated_rollback_is_replayed(client):
     assert roll_back(client, to=0, headers=headers).status_code == 422
 
 
+def test_a_repeat_needs_no_engine(client, engine):
+    body, key = {"reason": "better"}, {"Idempotency-Key": "once"}
+    first = client.post("/v1/checkpoints/1/activate", json=body, headers=key)
+    back = roll_back(client, headers={"Idempotency-Key": "back"})
+    engine.refuses_to_load = True
+    again = client.post("/v1/checkpoints/1/activate", json=body, headers=key)
+    assert (again.status_code, again.json()) == (200, first.json())
+    assert roll_back(client, headers={"Idempotency-Key": "back"}).json() == back.json()
+    assert activate(client, 1).status_code == 503
+
+
 @on_sqlite
 def test_scopes(client, make_secret):
     client.headers["Authorization"] = f"Bearer {make_secret('checkpoints:read')}"
