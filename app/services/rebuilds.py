@@ -32,6 +32,7 @@ class Plan:
     replaces: int
     parent: int
     fact_ids: tuple[str, ...]
+    unwanted: tuple[str, ...]
     oldest: datetime  # when the first and the last of what has to go were withdrawn
     newest: datetime
 
@@ -61,7 +62,8 @@ def plan(session: Session) -> Plan | None:
         Fact.id.in_(lapses.proven_by(removed)), Fact.status == "trained", ~lapses.learned_in(line)
     )
     newest = session.scalars(kept.order_by(Fact.id.desc()).limit(MOST_FACTS))
-    return Plan(now.version, start.version, tuple(newest), min(times), max(times))
+    gone = tuple(fact.id for fact in unwanted)
+    return Plan(now.version, start.version, tuple(newest), gone, min(times), max(times))
 
 
 def find_unwanted(session: Session, version: int) -> Sequence[Fact]:
@@ -101,8 +103,10 @@ def plan_due(session: Session) -> Plan | None:
     lately = Update.created_at > utc_now() - TRY_AGAIN
     failed = (Update.status == "failed") & (~func.coalesce(unreadable, false()) | lately)
     ended = (Update.status == "succeeded") | failed | Update.cancel_requested
+    # Clocks differ between machines: one that taught any of it didn't take it, whatever they say.
+    taught = select(UpdateFact.update_id).where(UpdateFact.fact_id.in_(found.unwanted))
     tried = select(func.max(Update.created_at)).where(
-        Update.kind == "rebuild", Update.replaces == found.replaces, ended
+        Update.kind == "rebuild", Update.replaces == found.replaces, ended, Update.id.not_in(taught)
     )
     last = session.scalar(tried)
     return None if last is not None and last >= found.newest else found

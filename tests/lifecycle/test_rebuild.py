@@ -1,5 +1,7 @@
 """What was withdrawn leaves the weights, and what else was learned with it stays or waits."""
 
+from datetime import timedelta
+
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select
@@ -186,6 +188,7 @@ def test_a_fact_retracted_while_it_is_rebuilt_stops_the_rebuild(here: Lifecycle)
         row = session.get_one(Update, rebuild.id)
         assert row.cancel_requested
         row.status = "queued"
+        row.created_at += timedelta(seconds=5)  # by the clock of another machine
     here.run(rebuild)
     assert here.deployment.update(rebuild.id).status == "cancelled"
     assert here.standings(*ids) == ["retracting", "retracting", "learned"]
