@@ -6,6 +6,7 @@ Every worker does this; no leader is needed, since each step is harmless when do
 import logging
 import shutil
 import threading
+import time
 
 from sqlalchemy.orm import Session
 
@@ -140,7 +141,9 @@ class Dispatcher:
         return consolidations.open_due(session, self._settings.consolidate_after)
 
     def _open_rebuild(self, session: Session) -> Update | None:
-        state = rebuilds.read_state(session)
+        # What is refused now may be tried again after a while, so nothing is settled for longer.
+        period = time.monotonic() // rebuilds.TRY_AGAIN.total_seconds()
+        state = (*rebuilds.read_state(session), period)
         if state == self._settled:
             return None
         found = rebuilds.plan_due(session)

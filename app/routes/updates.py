@@ -23,7 +23,6 @@ from app.deps import (
 )
 from app.errors import Invalid
 from app.models import Event
-from app.recipe import Recipe
 from app.schemas.common import ListOf
 from app.schemas.updates import EventOut, UpdateIn, UpdateOut, UpdateQuery, updates_out
 from app.services import consolidations, events, rebuilds, recipes, updates, vllm
@@ -109,7 +108,7 @@ def retry_update(
 
     def work() -> tuple[int, UpdateOut]:
         update = updates.retry(session, actor, update_id)
-        vllm.check_recipe(settings, Recipe(**update.recipe))  # it may have failed under another
+        vllm.check_stored(settings, update.recipe)  # it may have failed under another engine
         after_commit(session, partial(queue.poke, settings, update.id))
         return 202, updates_out(session, [update])[0]
 

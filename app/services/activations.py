@@ -70,10 +70,11 @@ def activate(
     row = Activation(previous_id=last.id if last else 0, version=version, kind=kind)
     row.reason, row.actor = reason, actor.name
     replaced = _replaced_by_new(session, version)
+    # Locked first, as a run locks its facts before it makes its version current.
+    left = find_left(session, replaced, version) if replaced is not None else []
     append(session, row)
-    if replaced is not None:
-        let_wait(session, replaced, version)
     lapses.begin(session, actor, line_of(version), {*(line - known), version})
+    let_wait(session, left)
     audit.record(
         session,
         actor,
@@ -86,27 +87,27 @@ def activate(
     return row
 
 
-def let_wait(session: Session, replaced: int, version: int) -> None:
-    """Put in line what the replaced version knew, and the new one does not."""
+def find_left(session: Session, replaced: int, version: int) -> Sequence[str]:
+    """Lock and return the facts that the replaced version knew and the new one doesn't."""
     line = line_of(version)
     removed = lineage(session, replaced) - set(session.scalars(line))
-    left = update(Fact).where(
-        Fact.status == "trained",
-        Fact.id.in_(lapses.proven_by(removed)),
-        ~lapses.learned_in(line),
-    )
-    session.execute(left.values(status="pending", error=None))
+    known = (Fact.status == "trained", Fact.id.in_(lapses.proven_by(removed)))
+    left = select(Fact.id).where(*known, ~lapses.learned_in(line)).order_by(Fact.id)
+    return session.scalars(left.with_for_update()).all()
+
+
+def let_wait(session: Session, fact_ids: Sequence[str]) -> None:
+    """Put trained facts in line again; what has lapsed meanwhile waits for others."""
+    trained = update(Fact).where(Fact.id.in_(fact_ids), Fact.status == "trained")
+    session.execute(trained.values(status="pending", error=None))
 
 
 def _replaced_by_new(session: Session, version: int) -> int | None:
-    """Return what a rebuild made this version to replace; None once it has been current."""
+    """Return what a version was made to replace; None once it has been current."""
+    if session.scalar(select(Activation.id).where(Activation.version == version).limit(1)):
+        return None
     made = select(Update.replaces).join(Checkpoint, Checkpoint.update_id == Update.id)
-    before = select(Activation.id).where(Activation.version == version).limit(1)
-    return (
-        None
-        if session.scalar(before)
-        else session.scalar(made.where(Checkpoint.version == version))
-    )
+    return session.scalar(made.where(Checkpoint.version == version))
 
 
 def look_for_lapses(session: Session) -> None:

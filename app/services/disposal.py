@@ -2,11 +2,11 @@
 
 Kept, whatever their age, are: the base model; what was activated last, current first of all;
 protected ones; what an unfinished update starts from or replaces; held ones that facts wait in or
-that were made to replace current; the
-roots of kept adapters; and ancestors of current that rebuilds can start from. Those lie ever
-farther apart: an ancestor at depth n is kept while a power of two divides n that is at least half
-its distance from current. A line of thousands keeps at most twenty, and a rebuild has at most
-about three times the updates to make up for that it would have with all of them.
+that were made to replace current; the roots of kept adapters; and ancestors of current that
+rebuilds can start from. Those lie ever farther apart: an ancestor at depth n is kept while a power
+of two divides n that is at least half its distance from current. A line of thousands keeps at most
+twenty, and a rebuild has at most about three times the updates to make up for that it would have
+with all of them.
 """
 
 from collections.abc import Sequence

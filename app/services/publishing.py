@@ -91,7 +91,8 @@ def go_back(session: Session, run: Run, unserved: str | None) -> Update | None:
     verdict = Verdict(outcome="activate", reasons=["0 facts to learn again"])
     _end(session, locked, verdict, locked.parent, unserved, 0)
     if locked.outcome == "activated" and locked.replaces is not None:
-        activations.let_wait(session, locked.replaces, locked.parent)
+        left = activations.find_left(session, locked.replaces, locked.parent)
+        activations.let_wait(session, left)
     return locked
 
 

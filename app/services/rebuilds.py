@@ -93,15 +93,15 @@ def plan_due(session: Session) -> Plan | None:
     """Plan the rebuild that current needs, unless a person has to decide.
 
     That is so once a rebuild of this same version took all of it and was held, rejected, or
-    cancelled on request: another one would end alike. One whose parent or reference set couldn't be
-    read is tried again after a while.
+    cancelled on request: another one would end alike. One that failed because of its recipe, its
+    parent or the reference set is tried again after a while.
     """
     found = plan(session)
     if found is None:
         return None
-    unreadable = Update.error["type"].as_string().in_(runs.NOBODYS)
-    lately = Update.created_at > utc_now() - TRY_AGAIN
-    failed = (Update.status == "failed") & (~func.coalesce(unreadable, false()) | lately)
+    misfit = Update.error["type"].as_string().in_(runs.NOBODYS)
+    lately = Update.finished_at > utc_now() - TRY_AGAIN
+    failed = (Update.status == "failed") & (~func.coalesce(misfit, false()) | lately)
     ended = (Update.status == "succeeded") | failed | Update.cancel_requested
     # Clocks differ between machines: one that taught any of it didn't take it, whatever they say.
     taught = select(UpdateFact.update_id).where(UpdateFact.fact_id.in_(found.unwanted))

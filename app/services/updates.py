@@ -125,7 +125,7 @@ def request_cancel(session: Session, actor: Actor, update_id: str) -> Update:
 
 
 def retry(session: Session, actor: Actor, update_id: str) -> Update:
-    """Open a new update with the facts of a failed one that are pending or failed now."""
+    """Open a new update with what of a failed one waits or has failed, and holds now."""
     failed = get(session, update_id)
     if failed.status != "failed":
         raise Conflict(f"Update {update_id} is {failed.status}; only a failed one can be retried.")
@@ -147,9 +147,10 @@ def retry(session: Session, actor: Actor, update_id: str) -> Update:
     ).all()
     if not rows:
         raise Conflict(f"None of the facts of update {update_id} waits to be trained.")
-    if waiting.only_prompt(row.prompt for row in rows) is not None:
+    alone = waiting.only_prompt(row.prompt for row in rows)
+    ids = [row.id for row in rows if alone is None or row.prompt is None]
+    if not ids:
         raise Conflict(waiting.ONE_PROMPT)
-    ids = [row.id for row in rows]
     opened = Update(kind=failed.kind, recipe=failed.recipe, activation=failed.activation)
     opened.created_by = actor.key_id
     session.execute(update(Fact).where(Fact.id.in_(ids)).values(tries=0))

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
+from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from app.config import Settings
-from app.errors import Invalid, Unavailable
+from app.errors import Conflict, Invalid, Unavailable
 from app.models import Checkpoint
+from app.models.base import JsonObject
 from app.recipe import SMALL_MODEL_PARAMETERS, Recipe, default_recipe
 
 
@@ -36,6 +38,17 @@ def check_recipe(settings: Settings, recipe: Recipe) -> None:
     if recipe.lora_rank > settings.vllm_max_lora_rank:
         most = settings.vllm_max_lora_rank
         raise Invalid(f"vLLM serves ranks up to {most} here.", pointer="/recipe/lora_rank")
+
+
+def check_stored(settings: Settings, fields: JsonObject) -> None:
+    """Do so for a stored recipe; `Conflict` for one that isn't readable any more."""
+    if settings.engine_kind != "vllm":
+        return
+    try:
+        recipe = Recipe(**fields)
+    except ValidationError:
+        raise Conflict("Its recipe is of another release: open a new update.") from None
+    check_recipe(settings, recipe)
 
 
 def check_kind(settings: Settings, kind: str) -> None:

@@ -84,7 +84,8 @@ def _provable(
         return rows
     other = session.execute(waiting.where(Fact.prompt != only).limit(1)).first()
     if other is not None and len(rows) > 1:
-        return [*rows[:-1], other]
+        keeps = only_prompt(row.prompt for row in rows[:-1]) is not None
+        return [*(rows[:-1] if keeps else [*rows[:-2], rows[-1]]), other]
     return session.execute(waiting.where(Fact.prompt.is_(None))).all()
 
 

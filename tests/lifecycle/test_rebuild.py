@@ -1,5 +1,6 @@
 """What was withdrawn leaves the weights, and what else was learned with it stays or waits."""
 
+import time
 from datetime import timedelta
 
 import pytest
@@ -88,7 +89,10 @@ def test_what_a_held_rebuild_left_out_waits_once_a_person_activates_it(here: Lif
     assert here.standings(late) == ["rolled_back"]
 
 
-def test_what_could_not_be_read_is_tried_again_after_a_while(here: Lifecycle) -> None:
+def test_what_could_not_be_read_is_tried_again_after_a_while(
+    here: Lifecycle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dispatcher, now = here.dispatcher(batch_wait_s=0), time.monotonic()
     here.learn("Zero")
     ids = here.learn("One", "Two.")
     here.spell(Two="MISFIT")
@@ -98,10 +102,15 @@ def test_what_could_not_be_read_is_tried_again_after_a_while(here: Lifecycle) ->
         here.run(rebuild)
     assert here.deployment.update(rebuild.id).status == "failed"
     assert here.standings(*ids) == ["retracting", "learned"]
-    assert here.look() == []
+    for _ in range(2):
+        dispatcher.tick()
+        assert here.look() == []
     here.spell()
     with here.database.transaction() as session:
-        session.get_one(Update, rebuild.id).created_at -= rebuilds.TRY_AGAIN
+        session.get_one(Update, rebuild.id).finished_at -= rebuilds.TRY_AGAIN
+    monkeypatch.setattr(time, "monotonic", lambda: now + rebuilds.TRY_AGAIN.total_seconds())
+    dispatcher.tick()
+    monkeypatch.undo()
     (again,) = here.look()
     assert here.run(again).outcome == "activated"
     assert here.standings(*ids) == ["retracted", "learned"]
