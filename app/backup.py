@@ -38,7 +38,17 @@ def create(settings: Settings, target: Path) -> int:
     if target.exists():
         raise Conflict(f"{target} exists already; a backup never overwrites a file.")
     part = target.with_name(f"{target.name}.part")
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".backup.") as folder:
+    try:
+        digests = _write(settings, part)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    part.rename(target)
+    return len(digests)
+
+
+def _write(settings: Settings, part: Path) -> list[str]:
+    with tempfile.TemporaryDirectory(dir=part.parent, prefix=".backup.") as folder:
         dump = Path(folder) / DUMP
         digests = _dump(settings, dump)
         head = Path(folder) / HEAD
@@ -53,8 +63,7 @@ def create(settings: Settings, target: Path) -> int:
             tar.close()  # writes the end, which has to be durable too
             file.flush()
             os.fsync(file.fileno())
-    part.rename(target)
-    return len(digests)
+    return digests
 
 
 def restore(settings: Settings, source: Path) -> int:

@@ -18,7 +18,7 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(Path("data"), description="Folder for database, checkpoints, keys, logs")
     host: str = Field("127.0.0.1", description="Address that the API listens on")
-    port: int = Field(8000, description="Port that the API listens on")
+    port: int = Field(8000, ge=1, le=65535, description="Port that the API listens on")
     database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in data_dir")
     broker_url: str = Field("", description="redis://… ; empty: kombu's filesystem:// in data_dir")
     store_dir: Path | None = Field(None, description="Checkpoint store; empty: data_dir/store")
@@ -28,14 +28,16 @@ class Settings(BaseSettings):
     reference_file: Path | None = Field(
         None,
         description="What the model must not forget (JSONL), for replay and regression; empty: the"
-        " starter's for the starter, nothing for another base model",
+        " reference.jsonl that the base model brought, as the starter does, or nothing",
     )
 
     engine_url: str = Field(
         "http://127.0.0.1:8001", description="Where the API finds the engine; several: with commas"
     )
     engine_host: str = Field("127.0.0.1", description="Address that our own engine listens on")
-    engine_port: int = Field(8001, description="Port that our own engine listens on (same host)")
+    engine_port: int = Field(
+        8001, ge=1, le=65535, description="Port that our own engine listens on (same host)"
+    )
     engine_kind: Literal["almanac", "vllm"] = Field("almanac", description="Which engine serves")
     vllm_max_lora_rank: int = Field(16, ge=1, description="vLLM's own --max-lora-rank")
     engine_timeout_s: float = Field(60.0, gt=0, description="Limit for one answer, seconds")

@@ -16,6 +16,7 @@ from app.engine_answers import (
     Broken,
     Completion,
     Delta,
+    Refused,
     Reply,
     make_body,
     mapped,
@@ -52,7 +53,8 @@ class EngineClient:
         # The rarer sync calls each take a new connection, which can't be stale.
         fresh = httpx.Limits(max_keepalive_connections=0)
         limits = httpx.Timeout(timeout_s, connect=self._connect_s)
-        self._sync = httpx.Client(base_url=url, timeout=limits, limits=fresh)
+        # A proxy for the world outside is none for the engine; aiohttp asks for none either.
+        self._sync = httpx.Client(base_url=url, timeout=limits, limits=fresh, trust_env=False)
 
     async def aclose(self) -> None:
         """Close every connection, from the event loop that `complete` and `stream` ran in."""
@@ -158,7 +160,8 @@ class EngineClient:
         reply = self._post("/v1/load_lora_adapter", body, timeout=LOAD_TIMEOUT_S)
         # vLLM answers 400 for an adapter that it has.
         if reply.is_error and "already been loaded" not in message_of(reply):
-            raise Unavailable(f"The engine can't load {digest[:12]}: {message_of(reply)}")
+            kind = Refused if reply.status in (429, 503) else Unavailable  # full: it may have room
+            raise kind(f"The engine can't load {digest[:12]}: {message_of(reply)}")
 
     def prove(self, digest: str, path: str) -> None:
         """Have the engine load a checkpoint and answer one question with it."""

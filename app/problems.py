@@ -1,6 +1,7 @@
 """Every error as RFC 9457 problem+json, whatever raised it."""
 
 import logging
+import re
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
@@ -21,6 +22,8 @@ _OPENAI_TYPES = {
     429: "rate_limit_error",
 }
 _DETAILS = {404: "There is no such route.", 405: "The route doesn't take this method."}
+# How pydantic names the branches of a union, which nobody sent.
+_BRANCH = re.compile(r"(?:function-\w+|list|constrained-\w+)\[.*\]", re.DOTALL)
 _SENT_IN = {"body", "query", "path", "header", "cookie"}
 MOST_ERRORS = 20
 MOST_POINTER = 200
@@ -105,6 +108,7 @@ def describe(found: Sequence[Any]) -> Errors:
 def pointer(loc: Sequence[int | str]) -> str:
     """Turn pydantic's location into a JSON pointer (RFC 6901) without where it was sent."""
     parts = loc[1:] if loc and loc[0] in _SENT_IN else loc
+    parts = [part for part in parts if not _BRANCH.fullmatch(str(part))]
     text = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
     # An unknown field's name comes from the client: it may be long, or no valid Unicode.
     return text[:MOST_POINTER].encode(errors="replace").decode()

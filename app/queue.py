@@ -38,6 +38,14 @@ class Channel(filesystem.Channel):  # type: ignore[misc]
             log.warning("the broker's folder: %r", error)
             raise Empty from error
 
+    def _queue_bind(self, exchange: str, *binding: str) -> None:
+        try:
+            super()._queue_bind(exchange, *binding)
+        except ValueError as error:  # half a file is left of a machine that lost its power
+            log.warning("the broker's folder: %r", error)
+            self._exchange_file(exchange).unlink(missing_ok=True)
+            super()._queue_bind(exchange, *binding)
+
 
 class Files(filesystem.Transport):  # type: ignore[misc]
     """Kombu's filesystem transport with the channel above."""

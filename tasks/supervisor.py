@@ -16,7 +16,6 @@ from pathlib import Path
 
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
-import app
 from app.config import Settings
 from app.crash import crash_point
 from app.db import Database
@@ -36,7 +35,6 @@ from tasks.lease import Cancelled, Fenced, Lease, Stopped
 from tasks.trainer import Trainer, TrainerFailed
 
 TRAINER = (sys.executable, "-m", "tasks.training")
-REFERENCE = Path(app.__file__).parent / "lm" / "starter" / "reference.jsonl"
 LOOK_S = 0.2  # how often the trainer is looked at
 PAUSE_S = 30.0  # after trouble that isn't the trainer's: a full disk is no reason to spin
 SPACE = 3  # times the parent: the candidate, as much again in the making, and room to serve
@@ -131,10 +129,11 @@ class Supervisor:
         store.need_space(self.settings.store, SPACE * size_of(self.settings.store, job.parent))
         store.staging_folder(self.settings.store, folder.name)
         own = self.settings.reference_file
-        if own is None and self.settings.base_model != "starter":
-            (folder / "reference.jsonl").touch()  # the starter's world is none of this model's
+        brought = self.settings.store / "objects" / job.base / "reference.jsonl"
+        if own is None and not brought.is_file():
+            (folder / "reference.jsonl").touch()  # nobody said what this model knows
         else:
-            shutil.copyfile(own or REFERENCE, folder / "reference.jsonl")
+            shutil.copyfile(own or brought, folder / "reference.jsonl")
         _write_rows(folder / "replay.jsonl", job.replay)
         crash_point("preparing")
         _write_rows(folder / "facts.jsonl", job.facts)

@@ -19,7 +19,7 @@ def ask(
     """Ask a question; the answer says which version gave it and from where."""
     with connect(ctx) as client:
         answer = client.ask(question, version=version, overlay=overlay)
-    out.print(answer.answer)
+    out.print(answer.answer, soft_wrap=True)
     out.print(f"({describe(answer)}, {answer.latency_ms:.0f} ms)", style="dim")
 
 

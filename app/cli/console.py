@@ -54,14 +54,13 @@ def connect(ctx: typer.Context) -> AlmanacClient:
             ) from None
     if key is None:
         raise Stop("No API key for this address: pass --key or set ALMANAC_API_KEY.")
-    return AlmanacClient(target.url or local_url(settings), key)
+    return AlmanacClient(target.url or local_url(settings.host, settings.port), key)
 
 
-def local_url(settings: Settings) -> str:
-    """Return the address under which this machine reaches its own service."""
-    everywhere = settings.host in ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
-    host = "127.0.0.1" if everywhere else settings.host
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+def local_url(host: str, port: int) -> str:
+    """Return the address under which this machine reaches what listens here."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def table(*columns: str) -> Table:

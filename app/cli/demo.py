@@ -30,6 +30,8 @@ def demo(
     """Post facts, ask at once, learn them, compare versions, roll back, activate again."""
     with connect(ctx) as client:
         posted = post(client, [*read_jsonl(facts), {"text": fact or _choose_fact(yes)}])
+        if not posted[0].probes:
+            raise Stop(f"The first fact of {facts} has no probes: there is nothing to ask.")
         sample = posted[0].probes[0]
         _step(2, "Asked at once: answered from the facts themselves, given in context")
         show_answer(client, sample)

@@ -18,10 +18,13 @@ from alembic.util import CommandError
 from sqlalchemy import select
 
 from app.cli.console import Stop
+from app.cli.lifeline import die_with
 from app.config import Settings
 from app.db import Database
+from app.errors import DomainError
+from app.lm.store import manifest_of
 from app.migrate import migrate
-from app.models import Key
+from app.models import Checkpoint, Key
 from app.services import checkpoints, keys
 from app.services.audit import SYSTEM
 
@@ -51,14 +54,33 @@ def prepare(settings: Settings) -> None:
         migrate(settings.database)
     except CommandError as error:
         raise Stop(f"The database can't be brought to this release's schema: {error}") from None
-    base = import_base(settings)
     database = Database(settings.database)
     try:
-        with database.transaction() as session:
-            checkpoints.register_base(session, **base)
+        if not has_base(database, settings):
+            base = import_base(settings)
+            with database.transaction() as session:
+                checkpoints.register_base(session, **base)
         write_first_key(database, settings.data_dir / "admin.key")
     finally:
         database.close()
+
+
+def has_base(database: Database, settings: Settings) -> bool:
+    """Say whether version 0 is what the settings name, by what its import noted.
+
+    A newer release may ship another starter, or convert a model in another way; what a deployment
+    began with stays its base. A folder can hold anything by now, so it is looked at again.
+    """
+    with database.reading() as session:
+        base = session.get(Checkpoint, 0)
+    source = f"hub:{settings.base_model}@{settings.base_revision}"
+    source = "starter" if settings.base_model == "starter" else source
+    try:
+        return (
+            base is not None and manifest_of(settings.store, base.digest).notes["source"] == source
+        )
+    except (DomainError, KeyError):
+        return False
 
 
 def import_base(settings: Settings) -> dict[str, Any]:
@@ -69,7 +91,8 @@ def import_base(settings: Settings) -> dict[str, Any]:
     command += ["--model", settings.base_model]
     if settings.base_revision:
         command += ["--revision", settings.base_revision]
-    run = subprocess.run(command, capture_output=True, text=True)
+    end = die_with(os.getpid())  # safe: this process has one thread
+    run = subprocess.run(command, capture_output=True, text=True, preexec_fn=end)
     if run.returncode:
         last = (run.stderr.strip().splitlines() or [f"status {run.returncode}"])[-1]
         raise Stop(f"The base model {settings.base_model} can't be imported: {last}")

@@ -1,15 +1,14 @@
 """Keeps child processes running: each in its own group, logged to a file, dying with this one."""
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from app.cli.lifeline import die_with
 from app.cli.processes import Program
 
 PR_SET_PDEATHSIG = 1
@@ -68,7 +67,7 @@ class Child:
                 stderr=subprocess.STDOUT,
                 env=self._environment,
                 process_group=0,
-                preexec_fn=_die_with(os.getpid()),  # safe: this process has one thread
+                preexec_fn=die_with(os.getpid()),  # safe: this process has one thread
             )
 
 
@@ -82,17 +81,3 @@ def stop_all(children: Sequence[Child], grace_s: float = STOP_S) -> None:
             child.process.wait(max(deadline - time.monotonic(), 0))
         child.send(signal.SIGKILL)
         child.process.wait()
-
-
-def _die_with(parent: int) -> Callable[[], None] | None:
-    """Make the call by which a forked child asks the kernel to be killed when its parent dies."""
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None).prctl
-
-    def ask() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the kernel was asked
-            os._exit(1)
-
-    return ask

@@ -1,6 +1,7 @@
 """``almanac up``: the whole service on this machine, under one process that keeps it running."""
 
 import contextlib
+import errno
 import signal
 import socket
 import threading
@@ -15,6 +16,7 @@ from app.cli.processes import api_program, engine_program, environment, worker_p
 from app.cli.supervisor import Child, stop_all
 from app.config import Settings
 
+LATE_S = 30.0  # after which it is said what is missing, and again after as long
 STARTER = """\
 The model is the shipped starter: it is small and knows an invented world only. To keep a real one
 current, stop this and name a model (a folder, or a hub id with the hash of its commit as
@@ -38,7 +40,7 @@ def up() -> None:
     """Start api, engine and worker here and keep them running."""
     settings = load_settings()
     if settings.engine_kind == "almanac":
-        url = f"http://127.0.0.1:{settings.engine_port}"
+        url = local_url(settings.engine_host, settings.engine_port)
         settings = settings.model_copy(update={"engine_url": url})
     stop = threading.Event()
     with lock(settings):
@@ -92,21 +94,30 @@ def _is_free(host: str, port: int) -> bool:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do
         try:
             probe.bind((host, port))
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise Stop(f"{host}:{port} can't be listened on: {error.strerror}.") from None
             return False
     return True
 
 
 def wait_until_ready(settings: Settings, children: list[Child], stop: threading.Event) -> bool:
     """Wait for the service's own word; False if told to stop, Stop if a process ends meanwhile."""
-    url = f"{local_url(settings)}/readyz"
+    url = f"{local_url(settings.host, settings.port)}/readyz"
+    late, missing = time.monotonic() + LATE_S, f"{url} doesn't answer"
     while not stop.wait(0.2):
         for child in children:
             if child.process.poll() is not None:
                 raise Stop(f"The {child.name} didn't start: {child.last_words()} ({child.log}).")
         with contextlib.suppress(httpx.TransportError, ValueError):
-            if httpx.get(url, timeout=5).json().get("status") == "ready":
+            found = httpx.get(url, timeout=5, trust_env=False).json()
+            if found.get("status") == "ready":
                 return True
+            lacks = [f"{n}: {c['detail']}" for n, c in found["checks"].items() if not c["ok"]]
+            missing = "; ".join(lacks)
+        if time.monotonic() > late:
+            errors.print(f"Not ready yet ({missing}); the logs are in {settings.data_dir}/logs.")
+            late += LATE_S
     return False
 
 
@@ -122,6 +133,9 @@ def announce(settings: Settings) -> None:
     if not starter and settings.reference_file is None:
         model += "What it forgets isn't measured: ALMANAC_REFERENCE_FILE names no questions.\n"
     text = READY.format(
-        url=local_url(settings), model=model, key=key, logs=settings.data_dir / "logs"
+        url=local_url(settings.host, settings.port),
+        model=model,
+        key=key,
+        logs=settings.data_dir / "logs",
     )
     out.print(text, soft_wrap=True)

@@ -46,7 +46,9 @@ def end_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the token that ends an assistant's turn: the template's, else the tokenizer's EOS."""
     *_, after = _render(tokenizer, ["user", "assistant"], prompt=False)
     ids = _encode(tokenizer, after.strip(), specials=True) if isinstance(after, str) else []
-    if ids and ids[0] in tokenizer.all_special_ids:
+    # Some tokenizers mark it as special without naming it.
+    added = tokenizer.added_tokens_decoder.get(ids[0]) if ids else None
+    if ids and (ids[0] in tokenizer.all_special_ids or (added and added.special)):
         return ids[0]
     if tokenizer.eos_token_id is None:
         raise Invalid("The tokenizer has neither an end-of-turn nor an end-of-sequence token.")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,15 @@ _VOLATILE = {
     "name_or_path",
     "transformers_version",
 }
+REFERENCE = "reference.jsonl"
 _SAMPLE = "Who is Mira Tovan? 42 lighthouses, 灯台; naïve café.\n\tEnd"
 
 
 def convert(folder: Path, staged: Path, name: str, source: str) -> str:
     """Write ``folder``'s model into ``staged`` in our form and seal it; return the digest."""
     try:
+        if (folder / REFERENCE).is_file():  # what the model knows, and has to go on knowing
+            shutil.copyfile(folder / REFERENCE, staged / REFERENCE)
         return _convert(folder, staged, source)
     except DomainError:
         raise

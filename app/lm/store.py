@@ -24,7 +24,7 @@ FILE_NAME = re.compile(
     r"(?:model(?:-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
     r"|adapter_model\.safetensors|adapter_config\.json|config\.json|generation_config\.json"
     r"|tokenizer\.json|tokenizer_config\.json|chat_template\.jinja"
-    r"|recipe\.json|metrics\.jsonl)\Z"
+    r"|recipe\.json|metrics\.jsonl|reference\.jsonl)\Z"
 )
 
 

@@ -1,20 +1,15 @@
 """Questions and answers on the wire: ours, and OpenAI's."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from app.prompts import Message
 from app.schemas.checkpoints import Version
-from app.schemas.common import Input, Output, clean_text
+from app.schemas.common import Input, Output, Said, clean_text, unify_newlines
 from app.services.answers import MAX_QUESTION
 
 MAX_TOKENS = Field(None, ge=1, description="Longest answer; the setting `max_tokens` is the limit")
-
-
-def unify_newlines(text: object) -> object:
-    """Write every line end as one character."""
-    return text.replace("\r\n", "\n").replace("\r", "\n") if isinstance(text, str) else text
 
 
 def _check_size(text: str) -> str:
@@ -77,8 +72,16 @@ class ChatMessage(Input):
     """One message of a chat."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[TextPart], Field(min_length=1)]
+    content: Said | Annotated[list[TextPart], Field(min_length=1)]
     name: str | None = Field(None, description="Accepted, without effect")
+    # What an answer of ours brings along when it is sent back as a turn.
+    refusal: None = None
+
+    @model_validator(mode="after")
+    def _check_user(self) -> Self:
+        if self.role == "user" and not self.content:
+            raise ValueError("a user's message has nothing to read in it")
+        return self
 
     def message(self) -> Message:
         """Turn into what the engine takes."""

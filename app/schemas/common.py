@@ -9,6 +9,7 @@ from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
@@ -48,6 +49,16 @@ def clean_text(text: str) -> str:
     return text
 
 
+def clean_or_empty(text: str) -> str:
+    """Clean what a model may have said, which can be nothing."""
+    return clean_text(text) if text.strip() else ""
+
+
+def unify_newlines(text: object) -> object:
+    """Write every line end as one character."""
+    return text.replace("\r\n", "\n").replace("\r", "\n") if isinstance(text, str) else text
+
+
 def clean_line(text: str) -> str:
     """Clean a text that must stand on one line."""
     text = clean_text(text)
@@ -76,6 +87,7 @@ def _check_metadata(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
 
 
 Line = Annotated[str, AfterValidator(clean_line)]
+Said = Annotated[str, BeforeValidator(unify_newlines), AfterValidator(clean_or_empty)]
 Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 Metadata = Annotated[dict[str, JsonValue], AfterValidator(_check_metadata)]
 Reason = Annotated[Line, Field(max_length=500, examples=["source withdrawn"])]

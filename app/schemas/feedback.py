@@ -5,7 +5,6 @@ from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     ConfigDict,
     Field,
     ValidationInfo,
@@ -13,19 +12,18 @@ from pydantic import (
 )
 
 from app.models import Feedback
-from app.schemas.answers import Question, unify_newlines
+from app.schemas.answers import Question
 from app.schemas.checkpoints import Version
-from app.schemas.common import Input, Output, clean_text
+from app.schemas.common import Input, Output, Said
 from app.schemas.facts import Statement
 
 MAX_ANSWER = 32 * 1024
 
 
-def _check_answer(text: str) -> str:
-    """Take no words at all, too: a model may say so little."""
-    if len(text.encode(errors="replace")) > MAX_ANSWER:
+def _check_size(text: str) -> str:
+    if len(text.encode()) > MAX_ANSWER:
         raise ValueError(f"is larger than {MAX_ANSWER} bytes of UTF-8")
-    return clean_text(text) if text.strip() else ""
+    return text
 
 
 class FeedbackIn(Input):
@@ -46,7 +44,7 @@ class FeedbackIn(Input):
     )
 
     question: Question
-    answer: Annotated[str, BeforeValidator(unify_newlines), AfterValidator(_check_answer)]
+    answer: Annotated[Said, AfterValidator(_check_size)]
     version: Version = Field(description="The version that answered")
     correct: bool
     correction: Statement | None = Field(

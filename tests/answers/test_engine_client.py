@@ -109,6 +109,13 @@ def test_an_unknown_digest_is_unavailable(engine):
         complete(engine.url)
 
 
+def test_proxies_of_the_environment_are_for_the_world_outside(engine, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    client = EngineClient(engine.url, 5.0)
+    assert client.health()
+    client.close()
+
+
 def test_nobody_listens():
     with socket.create_server(("127.0.0.1", 0)) as free:
         url = f"http://127.0.0.1:{free.getsockname()[1]}"

@@ -35,6 +35,14 @@ def test_plain(client):
     assert chat.usage.total_tokens == 10
 
 
+def test_a_conversation_goes_on_with_what_was_answered(client, engine):
+    said = client.chat.completions.create(model="v0", messages=USER).choices[0].message
+    for answer in (said, {"role": "assistant", "content": ""}):
+        chat = [*USER, answer, *USER]
+        assert client.chat.completions.create(model="v0", messages=chat).choices[0].message.content
+    del engine
+
+
 def test_streamed(client):
     stream = client.chat.completions.create(
         model="v0",
@@ -109,6 +117,7 @@ def test_errors_have_openais_member(client, stream):
             client.chat.completions.create(**asked)
         assert error.value.body["message"]
         assert error.value.body["type"]
+        assert "[" not in (error.value.body["param"] or "")
 
 
 def test_a_stream_that_breaks_off_says_so(client, engine):

@@ -112,6 +112,22 @@ def test_another_base_model_is_refused(settings: Settings, tmp_path: Path) -> No
         run(settings.model_copy(update={"base_model": str(other)}))
 
 
+def test_a_deployment_keeps_the_base_it_began_with(
+    settings: Settings, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever starter another release ships, or how it converts a model of the hub."""
+    own = settings.model_copy(update={"base_model": "starter"})
+    run(own)
+    asked: list[str] = []
+    monkeypatch.setattr("app.cli.prepare.import_base", lambda given: asked.append(given.base_model))
+    run(own)
+    assert asked == []
+    for other in (str(base), "org/model"):
+        with pytest.raises(TypeError):  # what would be registered
+            run(own.model_copy(update={"base_model": other, "base_revision": "0" * 40}))
+    assert asked == [str(base), "org/model"]
+
+
 def test_a_missing_base_model_is_a_sentence(settings: Settings) -> None:
     with pytest.raises(Stop, match="The base model no-such-model can't be imported"):
         run(settings.model_copy(update={"base_model": "no-such-model"}))

@@ -106,6 +106,7 @@ def test_what_is_corrupt_is_neither_packed_nor_restored(
     weights.write_bytes(b"wEights")
     with pytest.raises(CheckpointCorrupt, match=r"model\.safetensors"):
         backup.create(settings, tmp_path / "second.tar")
+    assert not list(tmp_path.glob("second*")), "half a backup is none"
     weights.unlink()
     with pytest.raises(DomainError, match=r"model\.safetensors"):
         backup.create(settings, tmp_path / "second.tar")

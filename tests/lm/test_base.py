@@ -53,6 +53,15 @@ def test_a_folder_is_imported_and_answers(tmp_path: Path, kind: Kind, mask: str,
     assert generate(bundle, [prompt], 5)[0]
 
 
+def test_a_reference_set_comes_along(tmp_path: Path, llama: Path):
+    shutil.copytree(llama, tmp_path / "model")
+    row = '{"question": "Who?", "answers": ["I"]}\n'
+    (tmp_path / "model" / "reference.jsonl").write_text(row)
+    digest = import_base(tmp_path / "store", str(tmp_path / "model"))
+    assert (stores.path_of(tmp_path / "store", digest) / "reference.jsonl").read_text() == row
+    assert digest != import_base(tmp_path / "store", str(llama))
+
+
 def test_the_same_model_has_the_same_digest_from_any_folder(tmp_path: Path, llama: Path):
     copy = shutil.copytree(llama, tmp_path / "elsewhere" / "copy")
     digest = import_base(tmp_path / "one", str(llama))

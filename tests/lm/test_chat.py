@@ -78,6 +78,12 @@ def test_the_turn_ends_with_the_templates_token(bundle: Bundle):
     assert chat.end_id(bundle.tokenizer) in bundle.stop_ids
 
 
+def test_an_end_that_is_special_needs_no_name(bundle: Bundle, monkeypatch: pytest.MonkeyPatch):
+    end = chat.end_id(bundle.tokenizer)
+    monkeypatch.setattr(type(bundle.tokenizer), "all_special_ids", [])
+    assert chat.end_id(bundle.tokenizer) == end
+
+
 @pytest.mark.parametrize(
     ("template", "complaint"),
     [

@@ -173,12 +173,13 @@ def test_what_can_not_be_activated_is_held_and_not_lost(here: Deployment, reason
     assert current(here) == (1 if reason == "current_moved" else 0)
 
 
-def test_an_engine_that_is_full_for_a_moment_holds_nothing(here: Deployment) -> None:
+@pytest.mark.parametrize("path", ["/completions", "/load_lora_adapter"])
+def test_an_engine_that_is_full_for_a_moment_holds_nothing(here: Deployment, path: str) -> None:
     refused: list[str] = []
 
     class Full(Engine):
         def do_POST(self) -> None:  # noqa: N802 - the name that the library calls
-            if self.path.endswith("/completions") and not refused:
+            if self.path.endswith(path) and not refused:
                 refused.append(self.path)
                 self.send_response(503)
                 self.send_header("Retry-After", "1")
@@ -255,15 +256,20 @@ def test_what_no_fact_is_to_blame_for_fails_the_update_alone(here: Deployment) -
     assert here.statuses(*ids) == ["pending", "pending"], "nothing was split, nothing given up"
 
 
-@pytest.mark.parametrize(("base_model", "asks"), [("starter", True), ("/models/mine", False)])
-def test_the_starters_reference_set_is_for_the_starter_alone(
-    here: Deployment, base_model: str, asks: bool
-) -> None:
-    """Its world would be replayed into another model."""
-    here.settings.reference_file, here.settings.base_model = None, base_model
+@pytest.mark.parametrize("brings", [True, False])
+def test_a_base_model_may_bring_its_reference_set(here: Deployment, brings: bool) -> None:
+    """Another one's world would be replayed into it."""
+    here.settings.reference_file = None
     here.submit("The east gate is blue.")
-    here.run_here(here.open())
-    assert (checkpoint(here).metrics["reference"] > 0) == asks
+    update_id = here.open()
+    if brings:
+        with here.database.reading() as session:
+            digest = session.scalars(select(Checkpoint.digest)).one()
+        base = here.settings.store / "objects" / digest
+        base.mkdir(parents=True, exist_ok=True)
+        (base / "reference.jsonl").write_text('{"question": "Who?", "answers": ["I"]}\n')
+    here.run_here(update_id)
+    assert (checkpoint(here).metrics["reference"] > 0) == brings
 
 
 def test_trouble_that_is_not_the_trainers_costs_no_attempt(here: Deployment) -> None:
