@@ -102,11 +102,13 @@ def here(database_url: str, engine_url: str, tmp_path: Path) -> Iterator[Lifecyc
         yield Lifecycle(deployment)
 
 
-def make_checkpoint(folder: Path, parent: str | None = None) -> str:
-    """Publish a checkpoint of a few bytes; return its digest."""
+def make_checkpoint(folder: Path, parent: str | None = None, **files: str) -> str:
+    """Publish a checkpoint of a few bytes, and files (without their ending); return its digest."""
     staged = store.staging_folder(folder, secrets.token_hex(4))
     (staged / "config.json").write_text("{}")
     (staged / "model.safetensors").write_bytes(b"weights")
+    for name, text in files.items():
+        (staged / f"{name}.jsonl").write_text(text)
     store.seal(
         staged,
         kind="full",

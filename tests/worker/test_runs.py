@@ -13,6 +13,7 @@ from app.services import activations, facts, jobs, publishing, runs, updates
 from app.services.audit import SYSTEM
 from app.services.publishing import Candidate, Result, Verdict
 from app.services.runs import Run
+from tests.lifecycle.conftest import make_checkpoint
 from tests.worker.conftest import Crowded, Deployment, Engine, deploy
 
 
@@ -262,12 +263,9 @@ def test_a_base_model_may_bring_its_reference_set(here: Deployment, brings: bool
     here.settings.reference_file = None
     here.submit("The east gate is blue.")
     update_id = here.open()
-    if brings:
-        with here.database.reading() as session:
-            digest = session.scalars(select(Checkpoint.digest)).one()
-        base = here.settings.store / "objects" / digest
-        base.mkdir(parents=True, exist_ok=True)
-        (base / "reference.jsonl").write_text('{"question": "Who?", "answers": ["I"]}\n')
+    row = {"reference": '{"question": "Who?", "answers": ["I"]}\n'} if brings else {}
+    with here.database.transaction() as session:
+        session.get_one(Checkpoint, 0).digest = make_checkpoint(here.settings.store, **row)
     here.run_here(update_id)
     assert (checkpoint(here).metrics["reference"] > 0) == brings
 
