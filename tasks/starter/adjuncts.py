@@ -10,7 +10,7 @@ from tasks.starter.phrases import Phrase, named, number, plural, unnamed
 
 @dataclass(frozen=True)
 class Adjunct:
-    """A phrase of place, time or company, with ways to ask: opening, ending and answer."""
+    """What stands beside a verb, with ways to ask for it: opening, ending and answer."""
 
     text: str
     asks: tuple[tuple[str, str, str], ...]
@@ -25,7 +25,8 @@ def adjunct(rng: Random, held: bool = False) -> Adjunct:
         if rng.random() < 0.35:
             spot = Phrase(names.place(rng), "", "town")
         text = f"{at} {spot.text}"
-        return Adjunct(text, (("Where", "", text), ("Where", "", text), *asks_of(at, spot)))
+        where = ("Where", "", text.rstrip(","))
+        return Adjunct(text, (where, where, *asks_of(at, spot)))
     if draw < 0.58:
         at = rng.choice(words("preposition"))
         other = named(rng, held) if rng.random() < 0.6 else unnamed(rng)
@@ -57,7 +58,7 @@ def _deed(rng: Random, held: bool) -> Adjunct:
 
 def _amount(rng: Random) -> Adjunct:
     count = rng.choice((number(rng), f"{rng.randint(1, 99)},{rng.randint(0, 999):03}"))
-    money = f"{count} {plural(rng.choice(words('unit')))}"
+    money = f"{count} {plural(one(rng, 'currency'))}"
     share = f"{rng.randint(1, 95)} percent"
     options = (
         (f"for {money}", (("For how much", "", money), ("How much", "for", money))),

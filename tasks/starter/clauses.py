@@ -145,8 +145,9 @@ def _equation(rng: Random, subject: Phrase, target: Phrase, adjuncts: list[Adjun
         value = rng.choice((_code(rng), f"{number(rng)} {plural(one(rng, 'unit'))}", value))
         fact = Fact(subject.said, value)
         fact.cores = [f"{of} is {value}"] * 2 + [f"{value} is {of}", f"{of}: {value}"]
-        ahead = (f"What is {of}?", f"Tell me {of}.", f"Which {noun} does {fact.subject} have?")
-        back = (f"Of what is {value} the {noun}?", f"{value} is {article(noun)}. Of what?")
+        does, whom = "do" if subject.plural else "does", "whom" if subject.human else "what"
+        ahead = (f"What is {of}?", f"Tell me {of}.", f"Which {noun} {does} {fact.subject} have?")
+        back = (f"Of {whom} is {value} the {noun}?", f"{value} is {article(noun)}. Of {whom}?")
         fact.questions = [asked(q, value, FORWARD) for q in ahead]
         fact.questions += [asked(q, fact.subject, BACKWARD) for q in back]
         fact.questions.append(asked(f"What is {value}?", of, BACKWARD))

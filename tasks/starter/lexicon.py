@@ -112,7 +112,8 @@ def _regular(base: str) -> list[str]:
         base_doubled = base + base[-1]
         return [base, f"{base_doubled}ed", f"{base_doubled}ed", f"{base_doubled}ing"]
     if base.endswith("e"):
-        return [base, f"{base}d", f"{base}d", f"{base[:-1]}ing"]
+        stem = base if base.endswith("ee") else base[:-1]
+        return [base, f"{base}d", f"{base}d", f"{stem}ing"]
     if base.endswith("y") and base[-2] not in "aeou":
         return [base, f"{base[:-1]}ied", f"{base[:-1]}ied", f"{base}ing"]
     return [base, f"{base}ed", f"{base}ed", f"{base}ing"]

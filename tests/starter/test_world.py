@@ -4,14 +4,20 @@ import json
 from pathlib import Path
 from random import Random
 
+from transformers import PreTrainedTokenizerFast
+
 from tasks.starter import names
 from tasks.starter.clauses import clause, predicate
 from tasks.starter.evaluate import fresh_items, reversed_order
+from tasks.starter.facts import relate
 from tasks.starter.items import Item, make_item
 from tasks.starter.lexicon import Verb, conjugate, relations, verbs, words
+from tasks.starter.phrases import plural
+from tasks.starter.samples import Encoder
 from tasks.starter.stream import permanent_items
 from tasks.training.objectives.spans import choose_cut
 
+SHIPPED = Path(__file__).parents[2] / "app" / "lm" / "starter"
 FACTS = Path(__file__).parents[2] / "examples" / "facts.jsonl"
 
 
@@ -60,7 +66,46 @@ def test_a_question_takes_the_verb_apart() -> None:
     assert ("have carried", "has carried", "have", "carried") in plain
 
 
+def test_reasons_and_prices_are_asked_as_such() -> None:
+    rng = Random(11)
+    asked = [question for _ in range(1500) for question in clause(rng).questions]
+    why = [question.answer for question in asked if question.text.startswith("Why")]
+    assert why
+    assert not any(answer.startswith(("without", "despite")) for answer in why)
+    much = [q.answer for q in asked if q.text.startswith("For how much")]
+    assert {answer.split()[-1] for answer in much} <= {plural(coin) for coin in words("currency")}
+    assert not any(question.answer.endswith(",") for question in asked)
+    assert all(question.text[0] == question.text[0].upper() for question in asked)
+
+
+def test_most_questions_about_a_relation_are_in_its_own_words() -> None:
+    rng = Random(12)
+    own = []
+    for _ in range(200):
+        relation = next(r for r in relations() if r.a == "person" and r.b == "novel")
+        fact = relate(rng, relation, "Ada Berg", "The Long Road")
+        says = {verb for verb in ("wrote", "penned", "published") if verb in fact.cores[0]}
+        if says and " by " not in fact.cores[0]:
+            base = {"wrote": "write", "penned": "pen", "published": "publish"}[min(says)]
+            forward = [q.text for q in fact.questions if q.direction == "forward"]
+            own.append(sum(base in text or min(says) in text for text in forward) / len(forward))
+    assert sum(own) / len(own) > 0.6
+
+
+def test_a_span_is_found_where_it_opens_a_sentence() -> None:
+    encoder = Encoder(PreTrainedTokenizerFast.from_pretrained(SHIPPED))
+    ids = encoder.encode("The cat saw Mira. Nobody saw the cat.")
+    spots = encoder.spots(ids, "the cat")
+    assert [encoder.core.decode(ids[spot.start : spot.stop]).strip() for spot in spots] == [
+        "The cat",
+        "the cat",
+    ]
+    assert encoder.spots(ids, "the dog") == []
+
+
 def test_verbs_are_conjugated() -> None:
+    assert conjugate("agree") == Verb("agree", "agreed", "agreed", "agreeing")
+    assert conjugate("forget").past == "forgot"
     assert conjugate("lie") == Verb("lie", "lay", "lain", "lying")
     assert conjugate("blorft up") == Verb("blorft up", "blorfted up", "blorfted up", "blorfting up")
 
