@@ -72,6 +72,8 @@ def plan_of(given: dict[str, Any]) -> Plan:
     """Check what was asked for; Stop names what can't be."""
     plan = parse(Plan, given)
     parse(Recipe, {**ALONE, **plan.recipe})
+    if not plan.methods:
+        raise Stop("methods: name one, or two with a comma.")
     if "diffusion" in plan.objectives and not plan.sibling:
         raise Stop("sibling: name the masked-diffusion model that `diffusion` teaches.")
     return plan

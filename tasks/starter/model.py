@@ -24,7 +24,7 @@ class Plan:
     heads: int = 4
     rows: int = 10
     processes: int = 2
-    tokens: float = 1.58e8
+    tokens: float = 1.22e8
     lr: float = 2e-3
     muon_lr: float = 4e-3
     weight_decay: float = 0.05
@@ -35,7 +35,9 @@ class Plan:
     active: tuple[tuple[float, int], ...] = ((0, 100), (2.5e7, 150))
     copy_first: float = 2e6
     # The share of the learning rates from so many tokens on.
-    rates: tuple[tuple[float, float], ...] = ((0, 1.0), (2e7, 0.5), (7e7, 0.3), (1.46e8, 0.2))
+    rates: tuple[tuple[float, float], ...] = (
+        (0, 1.0), (2e7, 0.5), (7e7, 0.3), (1.05e8, 0.2), (1.13e8, 0.12),
+    )  # fmt: skip
     seed: int = 1
     save_every_s: float = 240.0
     mix: Mix = field(default_factory=Mix)

@@ -168,6 +168,11 @@ def point(epoch: int, forward: float, backward: float) -> dict[str, float]:
     return {"epoch": epoch, "forward": forward, "backward": backward, **recall}
 
 
+def test_a_plan_without_methods_is_none() -> None:
+    with pytest.raises(Stop, match="methods: name one"):
+        knowledge.plan_of({"methods": ()})
+
+
 def test_the_best_point_of_all_curves_is_chosen() -> None:
     low = {"lr": 0.1, "curve": [point(5, 0.2, 0.2), point(10, 0.9, 0.4)]}
     high = {"lr": 0.2, "curve": [point(5, 0.6, 0.6), point(10, 0.6, 0.6)]}
