@@ -10,10 +10,12 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 FAULTS := strikes-sqlite strikes-postgres faults-sqlite faults-postgres
 STRIKES := $(patsubst %,tests/faults/test_%.py,kills zombies crash_points real_trainer)
+TESTS := test-models test-service
+MODELS := $(patsubst %,tests/%,bench lm starter training)
 CONTRACTS := tests/test_contracts.py tests/app/test_migrations.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install up demo test test-faults $(FAULTS) bench-ledger bench-main-job bench-serving bench-training check format openapi env clean
+.PHONY: help install up demo test $(TESTS) test-faults $(FAULTS) bench-ledger bench-main-job bench-serving bench-training check format openapi env clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,7 +37,14 @@ demo: $(INSTALLED) ## Teach the running service 21 facts and watch it answer
 	@$(BIN)/almanac demo
 
 test: $(INSTALLED) ## Run the whole test suite (needs PostgreSQL and Redis on this machine)
-	$(BIN)/python -m pytest
+	@$(MAKE) -j2 $(TESTS)
+
+# One computes, the other mostly waits: for leases, processes, servers.
+test-models:
+	$(BIN)/python -m pytest $(MODELS)
+
+test-service:
+	$(BIN)/python -m pytest tests $(MODELS:%=--ignore=%)
 
 test-faults: $(INSTALLED) ## Break it for minutes: kills, crash points, zombies (FAULT_SCALE=0.1 for less)
 	@$(MAKE) -j4 -Otarget $(FAULTS)
