@@ -11,7 +11,7 @@ INSTALLED := .venv/.installed
 FAULTS := strikes-sqlite strikes-postgres faults-sqlite faults-postgres
 STRIKES := $(patsubst %,tests/faults/test_%.py,kills zombies crash_points real_trainer)
 TESTS := test-models test-service
-MODELS := $(patsubst %,tests/%,bench lm starter training)
+MODELS := $(patsubst %,tests/%,bench e2e lm starter training)
 CONTRACTS := tests/test_contracts.py tests/app/test_migrations.py
 
 .DEFAULT_GOAL := help
@@ -39,7 +39,7 @@ demo: $(INSTALLED) ## Teach the running service 21 facts and watch it answer
 test: $(INSTALLED) ## Run the whole test suite (needs PostgreSQL and Redis on this machine)
 	@$(MAKE) -j2 $(TESTS)
 
-# One computes, the other mostly waits: for leases, processes, servers.
+# One computes, the other mostly waits: for leases, processes, databases.
 test-models:
 	$(BIN)/python -m pytest $(MODELS)
 

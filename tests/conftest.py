@@ -15,6 +15,7 @@ from app.migrate import migrate
 # create databases.
 POSTGRES = os.environ.get("TEST_POSTGRES_URL", "postgresql://root@127.0.0.1:5432/postgres")
 REDIS = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379")
+OWN_REDIS = 15  # the whole service's database there: its worker would take others' messages
 
 
 @pytest.fixture

@@ -76,11 +76,10 @@ def has_base(database: Database, settings: Settings) -> bool:
     source = f"hub:{settings.base_model}@{settings.base_revision}"
     source = "starter" if settings.base_model == "starter" else source
     try:
-        return (
-            base is not None and manifest_of(settings.store, base.digest).notes["source"] == source
-        )
-    except (DomainError, KeyError):
+        notes = manifest_of(settings.store, base.digest).notes if base else {}
+    except DomainError:  # its files are gone, or torn
         return False
+    return notes.get("source") == source
 
 
 def import_base(settings: Settings) -> dict[str, Any]:

@@ -113,8 +113,8 @@ def wait_until_ready(settings: Settings, children: list[Child], stop: threading.
             found = httpx.get(url, timeout=5, trust_env=False).json()
             if found.get("status") == "ready":
                 return True
-            lacks = [f"{n}: {c['detail']}" for n, c in found["checks"].items() if not c["ok"]]
-            missing = "; ".join(lacks)
+            checks = found.get("checks", {}).items()
+            missing = "; ".join(f"{name}: {c['detail']}" for name, c in checks if not c["ok"])
         if time.monotonic() > late:
             errors.print(f"Not ready yet ({missing}); the logs are in {settings.data_dir}/logs.")
             late += LATE_S

@@ -5,7 +5,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.conftest import POSTGRES, REDIS
+from tests.conftest import OWN_REDIS, POSTGRES, REDIS
 from tests.e2e.service import Service
 
 
@@ -20,7 +20,7 @@ def service(
         with psycopg.connect(POSTGRES, autocommit=True) as server:
             server.execute(f"CREATE DATABASE {name}")
         url = POSTGRES.rsplit("/", 1)[0] + f"/{name}"
-        settings = {"ALMANAC_DATABASE_URL": url, "ALMANAC_BROKER_URL": f"{REDIS}/9"}
+        settings = {"ALMANAC_DATABASE_URL": url, "ALMANAC_BROKER_URL": f"{REDIS}/{OWN_REDIS}"}
     service = Service(tmp_path_factory.mktemp(request.param), settings)
     service.start()
     yield service

@@ -24,10 +24,10 @@ from app.models import Base, Event, Fact, Probe, Update, WorkerSeen
 from app.services import checkpoints, facts, updates
 from app.services.audit import SYSTEM
 from tasks.supervisor import Supervisor
+from tests.conftest import OWN_REDIS, REDIS
 
 HERE = Path(__file__).parent
 TRAINER = [sys.executable, str(HERE / "fake_trainer.py")]
-REDIS = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379")
 DEADLINE_S = 120  # only a failing test waits so long; a machine may be busy
 
 
@@ -210,7 +210,7 @@ def deployment(
     database, broker = request.param.split("+")
     url = request.getfixturevalue(f"{database}_url")
     # A neighbour's message in the same Redis database names an update that isn't here: harmless.
-    redis = f"{REDIS}/{1 + secrets.randbelow(15)}"
+    redis = f"{REDIS}/{1 + secrets.randbelow(OWN_REDIS - 1)}"
     address = "filesystem://" if broker == "files" else redis
     # Long, since a busy machine may starve a heartbeat; tests that wait for its end set their own.
     yield from deploy(url, address, engine_url, tmp_path, lease_s=30)
