@@ -11,7 +11,7 @@ INSTALLED := .venv/.installed
 FAULTS := strikes-sqlite strikes-postgres faults-sqlite faults-postgres
 STRIKES := $(patsubst %,tests/faults/test_%.py,kills zombies crash_points real_trainer)
 TESTS := test-models test-service
-MODELS := $(patsubst %,tests/%,bench e2e lm starter training)
+MODELS := $(patsubst %,tests/%,bench e2e starter training)
 CONTRACTS := tests/test_contracts.py tests/app/test_migrations.py
 
 .DEFAULT_GOAL := help
