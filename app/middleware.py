@@ -62,7 +62,7 @@ class AroundRequest:
         started = time.perf_counter()
         try:
             await self.app(scope, receive, answer.send)
-        except Exception:
+        except Exception:  # whatever a route raises, the client is answered
             log.exception("unexpected error in request %s", request_id)
             if answer.started:  # too late for another answer: the server cuts the connection
                 raise

@@ -72,7 +72,7 @@ class Dispatcher:
         while not stop.wait(self._settings.tick_s):
             try:
                 self.tick()
-            except Exception:
+            except Exception:  # whatever it is, the next look may succeed
                 log.exception("this look at the database failed")
 
     def tick(self) -> None:

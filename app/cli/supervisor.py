@@ -11,7 +11,6 @@ from pathlib import Path
 from app.cli.lifeline import die_with
 from app.cli.processes import Program
 
-PR_SET_PDEATHSIG = 1
 STOP_S = 15.0
 SOUND_S = 60.0  # a child that ran so long starts its next life at once
 LONGEST_WAIT_S = 30.0

@@ -35,12 +35,11 @@ def test_plain(client):
     assert chat.usage.total_tokens == 10
 
 
-def test_a_conversation_goes_on_with_what_was_answered(client, engine):
+def test_a_conversation_goes_on_with_what_was_answered(client):
     said = client.chat.completions.create(model="v0", messages=USER).choices[0].message
     for answer in (said, {"role": "assistant", "content": ""}):
         chat = [*USER, answer, *USER]
         assert client.chat.completions.create(model="v0", messages=chat).choices[0].message.content
-    del engine
 
 
 def test_streamed(client):
