@@ -61,6 +61,9 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+Reader = Session | Connection  # the columns of a query are read from either alike
+
+
 class Database:
     """One engine and the transactions over it."""
 
@@ -77,8 +80,14 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """Open a session that only reads; it never takes SQLite's write lock."""
-        with Session(self._reader, expire_on_commit=False) as session, session.begin():
+        with Session(self._reader, expire_on_commit=False) as session:
             yield session
+
+    @contextmanager
+    def looking(self) -> Iterator[Connection]:
+        """Open what only reads, and no objects: a session's care for them takes time."""
+        with self._reader.connect() as connection:
+            yield connection
 
     def close(self) -> None:
         """Close every pooled connection."""

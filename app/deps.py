@@ -80,16 +80,17 @@ class Callers:
     KEPT_S = 1.0
     MOST = 1000
 
-    def __init__(self) -> None:
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._known: dict[bytes, tuple[float, Actor]] = {}
 
-    async def name(self, database: Database, secret: str) -> Actor:
+    async def name(self, secret: str) -> Actor:
         """Name the caller that holds this secret, or raise Unauthorized."""
         known, mark = self._known, hashlib.sha256(secret.encode()).digest()
         now = time.monotonic()
         if mark in known and now < known[mark][0]:
             return known[mark][1]
-        actor = await run_in_threadpool(_identify, database, secret)
+        actor = await run_in_threadpool(_identify, self._database, secret)
         if len(known) >= self.MOST:
             known.clear()
         known[mark] = (now + self.KEPT_S, actor)
@@ -115,14 +116,13 @@ CallersDep = Annotated[Callers, Depends(get_callers)]
 
 async def authenticate(
     request: Request,
-    database: DatabaseDep,
     callers: CallersDep,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Actor:
     """Name the caller by its API key; every ``/v1`` route depends on it."""
     if credentials is None:
         raise Unauthorized
-    actor = await callers.name(database, credentials.credentials)
+    actor = await callers.name(credentials.credentials)
     return replace(actor, request_id=request.state.request_id)
 
 

@@ -39,7 +39,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings or Settings()
     app.state.metrics = Metrics()
-    app.state.callers = Callers()
     problems.install(app)
     app.add_middleware(AroundRequest, metrics=app.state.metrics)
     app.include_router(health.router)
@@ -60,6 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     app.state.database = Database(settings.database)
+    app.state.callers = Callers(app.state.database)
     app.state.engine = connect(settings)
     yield
     await app.state.engine.aclose()

@@ -23,7 +23,8 @@ def api_program(settings: Settings) -> Program:
     """Serve HTTP; streams in flight get five seconds when it stops."""
     command = ["uvicorn", "app.main:create_app", "--factory", "--host", settings.host]
     command += ["--port", str(settings.port), "--timeout-graceful-shutdown", "5"]
-    return Program("api", [sys.executable, "-m", *command, "--no-server-header", "--no-access-log"])
+    command += ["--http", "app.protocol:HttpProtocol", "--no-server-header", "--no-access-log"]
+    return Program("api", [sys.executable, "-m", *command])
 
 
 def engine_program(settings: Settings) -> Program:

@@ -27,6 +27,7 @@ from app.ids import new_id
 from app.lm.engine import Engine, Limits
 from app.lm.loading import pick_device
 from app.lm.wire import Answer, ChatRequest, LoadRequest, error_body, usage_of
+from app.protocol import HttpProtocol
 
 log = logging.getLogger("almanac.engine")
 
@@ -224,6 +225,7 @@ def main(arguments: list[str] | None = None) -> None:
             app,
             host=given.host,
             port=given.port,
+            http=HttpProtocol,
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=10,

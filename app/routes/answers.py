@@ -11,11 +11,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.responses import StreamingResponse
-from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app.config import Settings
-from app.db import Database
+from app.db import Database, Reader
 from app.deps import DatabaseDep, EngineDep, ReaderDep, SettingsDep, needs
 from app.engine_answers import Delta, Usage
 from app.errors import DomainError, Invalid, NotFound
@@ -38,6 +37,7 @@ from app.schemas.common import ListOf
 from app.services import answers, attribution, checkpoints, vllm
 from app.services.answers import Bound, Support
 from app.services.attribution import Learned
+from app.services.checkpoints import Resolved
 
 CURRENT = "current"
 _PINNED = re.compile(r"v(0|[1-9][0-9]{0,8})")
@@ -139,11 +139,11 @@ def _prepare(
 
     In one go: a second one beside the engine's work took it from the engine, which has all cores.
     """
-    with database.reading() as session:
-        bound = _bind(session, settings, {"/question": question}, version, max_facts)
+    with database.looking() as reader:
+        bound = _bind(reader, settings, {"/question": question}, version, max_facts)
         if bound.facts:  # mostly they answer, and nothing else is asked for
             return bound, None
-        return bound, attribution.propose(session, question, bound.version)
+        return bound, attribution.propose(reader, question, bound.version)
 
 
 def _bind_chat(
@@ -153,25 +153,25 @@ def _bind_chat(
     version: int | None,
     max_facts: int,
 ) -> Bound:
-    with database.reading() as session:
-        return _bind(session, settings, texts, version, max_facts)
+    with database.looking() as reader:
+        return _bind(reader, settings, texts, version, max_facts)
 
 
 def _bind(
-    session: Session, settings: Settings, texts: dict[str, str], version: int | None, max_facts: int
+    reader: Reader, settings: Settings, texts: dict[str, str], version: int | None, max_facts: int
 ) -> Bound:
     """Bind the last of the texts, which are given by JSON pointer."""
     question = list(texts.values())[-1]
-    vllm.check_texts(session, settings, texts)
-    bound = answers.bind(session, question, version=version, max_facts=max_facts)
+    vllm.check_texts(reader, settings, texts)
+    bound = answers.bind(reader, question, version=version, max_facts=max_facts)
     # Posted while another engine served, a fact may spell what vLLM would take for a role.
-    special = partial(vllm.find_special_token, session, settings)
+    special = partial(vllm.find_special_token, reader, settings)
     return replace(bound, facts=tuple(f for f in bound.facts if not special(f.text)))
 
 
 def _support(database: Database, bound: Bound, question: str, answer: str) -> tuple[Support, ...]:
-    with database.reading() as session:
-        return attribution.find(session, question, answer, bound.version)
+    with database.looking() as reader:
+        return attribution.find(reader, question, answer, bound.version)
 
 
 def _check_limit(settings: Settings, field: str, given: int | None) -> None:
@@ -189,7 +189,7 @@ def _version_of(model: str) -> int | None:
     return int(match[1])
 
 
-def _model(name: str, row: Checkpoint) -> ModelOut:
+def _model(name: str, row: Checkpoint | Resolved) -> ModelOut:
     return ModelOut(id=name, created=int(row.created_at.timestamp()), root=row.digest)
 
 

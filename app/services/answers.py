@@ -5,8 +5,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from sqlalchemy.orm import Session
-
+from app.db import Reader
 from app.engine_answers import Completion, Delta
 from app.engine_pool import EnginePool
 from app.errors import Invalid, Unavailable
@@ -42,7 +41,7 @@ class Bound:
         return [*chat[:-1], *ask(chat[-1]["content"], [fact.text for fact in self.facts])]
 
 
-def bind(session: Session, question: str, *, version: int | None, max_facts: int) -> Bound:
+def bind(reader: Reader, question: str, *, version: int | None, max_facts: int) -> Bound:
     """Choose the version (None: current) and at most `max_facts` facts of the overlay.
 
     Raises as `checkpoints.resolve`. What is too long to be a question gets no facts.
@@ -50,9 +49,9 @@ def bind(session: Session, question: str, *, version: int | None, max_facts: int
     facts: tuple[Support, ...] = ()
     # Facts before version: a fact learned in between is then given as well, never missed.
     if max_facts and len(question.encode()) <= MAX_QUESTION:
-        found = overlay.find(session, question, max_facts)
+        found = overlay.find(reader, question, max_facts)
         facts = tuple(Support(fact.id, fact.text, _status(fact.status)) for fact in found)
-    checkpoint = checkpoints.resolve(session, version)
+    checkpoint = checkpoints.resolve(reader, version)
     return Bound(checkpoint.version, checkpoint.digest, facts)
 
 

@@ -5,8 +5,8 @@ from functools import cache
 from typing import NamedTuple
 
 from sqlalchemy import Integer, Select, String, bindparam, select
-from sqlalchemy.orm import Session
 
+from app.db import Reader
 from app.models import Checkpoint, Fact, UpdateFact
 from app.services import relevance
 from app.services.activations import ancestry
@@ -30,17 +30,17 @@ class Learned(NamedTuple):
     version: int
 
 
-def find(session: Session, question: str, answer: str, version: int) -> tuple[Support, ...]:
+def find(reader: Reader, question: str, answer: str, version: int) -> tuple[Support, ...]:
     """Return what `choose` does of the facts proven in the version's lineage."""
     asked, said = relevance.read(question), _added(question, answer)
     about = _telling(asked)
     if version == 0 or not said or not about:
         return ()
     every, either = find_forms(said[:MAX_SAID]), find_forms(about[:MAX_ASKED])
-    return choose(question, answer, _fetch(session, every, either, version))
+    return choose(question, answer, _fetch(reader, every, either, version))
 
 
-def propose(session: Session, question: str, version: int) -> list[Learned] | None:
+def propose(reader: Reader, question: str, version: int) -> list[Learned] | None:
     """Return all facts that could support an answer, before there is one; None: not known.
 
     They share a name with the question, unless it has so many other words that these suffice.
@@ -53,7 +53,7 @@ def propose(session: Session, question: str, version: int) -> list[Learned] | No
     words = [word for name in asked.names for word in relevance.indispensable(name)]
     if len(words) > MAX_ASKED:
         return None
-    found = _fetch(session, (), [Term(word) for word in words], version)
+    found = _fetch(reader, (), [Term(word) for word in words], version)
     return found if len(found) < MAX_CANDIDATES else None
 
 
@@ -81,11 +81,11 @@ def _status(stored: str) -> str:
 
 
 def _fetch(
-    session: Session, every: Sequence[Term], either: Sequence[Term], version: int
+    reader: Reader, every: Sequence[Term], either: Sequence[Term], version: int
 ) -> list[Learned]:
-    postgres = is_postgres(session)
+    postgres = is_postgres(reader)
     given = {"words": write_query(postgres, every, either), "version": version}
-    return [Learned(*row) for row in session.execute(_query(postgres), given)]
+    return [Learned(*row) for row in reader.execute(_query(postgres), given)]
 
 
 @cache

@@ -1,11 +1,14 @@
 """Checkpoints: immutable, numbered; 0 is the base model."""
 
 from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, selectinload
 
+from app.db import Reader
 from app.errors import Conflict, NotFound, Unavailable
 from app.models import Activation, Checkpoint, Fact
 from app.models.base import JsonObject
@@ -14,8 +17,26 @@ from app.services import activations, audit, lapses
 from app.services.audit import SYSTEM, Actor
 from app.services.pages import Page, fetch_page
 
+
+class Resolved(NamedTuple):
+    """What answers: of a checkpoint no more than that takes, for every question waits for it."""
+
+    version: int
+    digest: str
+    parent: int | None
+    created_at: datetime
+    status: str
+
+
+_RESOLVED = select(
+    Checkpoint.version,
+    Checkpoint.digest,
+    Checkpoint.parent,
+    Checkpoint.created_at,
+    Checkpoint.status,
+)
 # Kept: every question runs it, and building it takes longer.
-_CURRENT = select(Checkpoint).where(
+_CURRENT = _RESOLVED.where(
     Checkpoint.version
     == select(Activation.version).order_by(Activation.id.desc()).limit(1).scalar_subquery()
 )
@@ -59,7 +80,7 @@ def get(session: Session, version: int) -> Checkpoint:
     """Return a checkpoint in whatever status, or raise `NotFound`."""
     checkpoint = session.get(Checkpoint, version)
     if checkpoint is None:
-        raise NotFound(f"There is no version {version}.")
+        raise _unknown(version)
     return checkpoint
 
 
@@ -74,26 +95,33 @@ def list_ready(session: Session) -> Sequence[Checkpoint]:
     return session.scalars(query.order_by(Checkpoint.version.desc())).all()
 
 
-def resolve(session: Session, version: int | None) -> Checkpoint:
+def resolve(reader: Reader, version: int | None) -> Resolved:
     """Return the checkpoint that answers: the pinned one, or the current one when None.
 
     Raises `NotFound` (unknown, deleted), `Conflict` (rejected), `Unavailable` (no base model yet).
     """
     if version is not None:
-        return _pinned(session, version)
-    checkpoint = session.scalar(_CURRENT)
-    if checkpoint is None:
+        return _pinned(reader, version)
+    row = reader.execute(_CURRENT).first()
+    if row is None:
         raise Unavailable("No base model is registered yet.")
-    return checkpoint
+    return Resolved(*row)
 
 
-def _pinned(session: Session, version: int) -> Checkpoint:
-    checkpoint = get(session, version)
+def _pinned(reader: Reader, version: int) -> Resolved:
+    row = reader.execute(_RESOLVED.where(Checkpoint.version == version)).first()
+    if row is None:
+        raise _unknown(version)
+    checkpoint = Resolved(*row)
     if checkpoint.status == "rejected":
         raise Conflict(f"Version {version} was rejected by its gate and doesn't answer.")
     if checkpoint.status != "ready":
         raise NotFound(f"Version {version} is deleted.")
     return checkpoint
+
+
+def _unknown(version: int) -> NotFound:
+    return NotFound(f"There is no version {version}.")
 
 
 def list_facts(session: Session, version: int, page: Page) -> tuple[Sequence[Fact], bool]:
@@ -113,7 +141,7 @@ def change(session: Session, actor: Actor, version: int, changes: JsonObject) ->
     """
     checkpoint = session.get(Checkpoint, version, with_for_update=True)
     if checkpoint is None:
-        raise NotFound(f"There is no version {version}.")
+        raise _unknown(version)
     if changes.get("protected") and checkpoint.status in ("deleting", "deleted"):
         raise Conflict(f"Version {version} is {checkpoint.status}.", pointer="/protected")
     before = {name: getattr(checkpoint, name) for name in changes}

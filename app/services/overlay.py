@@ -12,18 +12,16 @@ from typing import NamedTuple
 
 from sqlalchemy import (
     BindParameter,
-    CompoundSelect,
+    Select,
     SelectBase,
     String,
     and_,
     bindparam,
-    literal,
     select,
     union_all,
 )
-from sqlalchemy.orm import Session
 
-from app.db import utc_now
+from app.db import Reader, utc_now
 from app.models import IS_WAITING, Fact
 from app.services import relevance
 from app.services.relevance import Text
@@ -32,6 +30,7 @@ from app.services.search import (
     fact_words,
     find_forms,
     has_words,
+    inline,
     is_postgres,
     matching,
     write_query,
@@ -46,9 +45,6 @@ PAIRED_WORDS = 4
 MAX_GROUPS = MAX_WORDS + PAIRED_WORDS * (PAIRED_WORDS - 1) // 2
 # Facts much worse than the best one only distract: they share its name, not what is asked.
 MIN_SHARE_OF_BEST = 0.85
-_TEXTS = select(Fact.id, Fact.text, Fact.status).where(
-    Fact.id.in_(bindparam("ids", expanding=True))
-)
 
 
 class Waiting(NamedTuple):
@@ -59,25 +55,22 @@ class Waiting(NamedTuple):
     status: str  # as stored
 
 
-def find(session: Session, question: str, limit: int) -> list[Waiting]:
+def find(reader: Reader, question: str, limit: int) -> list[Waiting]:
     """Return the waiting facts that help to answer, best first, newest first among equals.
 
     Waiting are pending, training, lapsed, failed and held ones, within their validity dates.
     """
     asked = relevance.read(question)
-    if not (proposed := _propose(session, asked)):
-        return []
-    rows = session.connection().execute(_TEXTS, {"ids": proposed})
-    candidates = [Waiting(*row) for row in rows]
-    scored = [(relevance.score(asked, relevance.read(fact.text)), fact) for fact in candidates]
+    proposed = _propose(reader, asked)
+    scored = [(relevance.score(asked, relevance.read(fact.text)), fact) for fact in proposed]
     scored.sort(key=lambda pair: (pair[0], pair[1].id), reverse=True)
     best = max((score for score, _ in scored), default=0.0)
     kept = [fact for score, fact in scored if score and score >= MIN_SHARE_OF_BEST * best]
     return kept[:limit]
 
 
-def _propose(session: Session, asked: Text) -> list[str]:
-    """Return at most MAX_CANDIDATES ids, the facts with the question's rarest words first.
+def _propose(reader: Reader, asked: Text) -> list[Waiting]:
+    """Return at most MAX_CANDIDATES facts, those with the question's rarest words first.
 
     Each word, and each pair of the first few, gives its newest facts: a rare word gives all it has,
     and of common ones a pair finds what neither alone would.
@@ -89,21 +82,22 @@ def _propose(session: Session, asked: Text) -> list[str]:
     groups = [(word,) for word in words] + list(combinations(words[:PAIRED_WORDS], 2))
     if not groups:
         return []
-    postgres, unserved = is_postgres(session), find_unserved(session)
+    postgres, unserved = is_postgres(reader), find_unserved(reader)
     queries = {f"query{n}": write_query(postgres, group) for n, group in enumerate(groups)}
     given = {"now": utc_now(), "unserved": unserved} if unserved else {"now": utc_now()}
     query = _query(len(groups), postgres, bool(unserved))
-    rows = session.connection().execute(query, queries | given).all()
-    frequency = Counter(number for number, _ in rows)
-    weights: dict[str, float] = {}
-    for number, fact_id in rows:
-        weights[fact_id] = weights.get(fact_id, 0.0) + 1 / frequency[number]
-    ranked = sorted(weights, key=lambda fact_id: (weights[fact_id], fact_id), reverse=True)
+    rows = reader.execute(query, queries | given).all()
+    frequency = Counter(number for number, *_ in rows)
+    weights: dict[Waiting, float] = {}
+    for number, *columns in rows:
+        fact = Waiting(*columns)
+        weights[fact] = weights.get(fact, 0.0) + 1 / frequency[number]
+    ranked = sorted(weights, key=lambda fact: (weights[fact], fact.id), reverse=True)
     return ranked[:MAX_CANDIDATES]
 
 
 @lru_cache(4 * MAX_GROUPS)
-def _query(groups: int, postgres: bool, held: bool) -> CompoundSelect[int, str]:
+def _query(groups: int, postgres: bool, held: bool) -> Select[int, str, str, str]:
     """Build the query for so many groups of words; kept, for building it takes longer than it runs.
 
     Its parameters are `query0`, `query1`, …, `now`, and `unserved` where there are such versions.
@@ -129,6 +123,7 @@ def _query(groups: int, postgres: bool, held: bool) -> CompoundSelect[int, str]:
     branches = []
     for number in range(groups):
         ids = match(bindparam(f"query{number}", type_=String())).subquery()
-        newest = select(literal(number).label("number"), ids.c.id).order_by(ids.c.id.desc())
-        branches.append(select(newest.limit(MAX_CANDIDATES).subquery()))
-    return union_all(*branches)
+        newest = select(inline(number).label("number"), ids.c.id).order_by(ids.c.id.desc())
+        branches.append(select(newest.limit(inline(MAX_CANDIDATES)).subquery()))
+    found = union_all(*branches).subquery()
+    return select(found.c.number, Fact.id, Fact.text, Fact.status).join(Fact, Fact.id == found.c.id)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from sqlalchemy import (
     BindParameter,
     ColumnElement,
+    Integer,
     Select,
     column,
     func,
@@ -19,6 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, selectinload
 
+from app.db import Reader
 from app.models import Fact
 from app.services.relevance import MIN_STEM, WORD, plain_form, says_nothing, stem
 
@@ -97,9 +99,10 @@ def _propose_postgres(number: int, group: Sequence[Term], most: int) -> Select[i
     )
 
 
-def is_postgres(session: Session) -> bool:
+def is_postgres(reader: Reader) -> bool:
     """Say which of the two full-text indexes this database has."""
-    return session.get_bind().dialect.name == "postgresql"
+    bound = reader.get_bind() if isinstance(reader, Session) else reader
+    return bound.dialect.name == "postgresql"
 
 
 def write_query(postgres: bool, every: Sequence[Term], either: Sequence[Term] = ()) -> str:
@@ -126,7 +129,14 @@ def matching(
     if postgres:
         return has_words(fact_words(), query)
     found = select(_fts.c.fact_id).where(_matches(query))
-    return Fact.id.in_(found.order_by(_fts.c.rowid.desc()).limit(newest) if newest else found)
+    if newest:
+        found = found.order_by(_fts.c.rowid.desc()).limit(inline(newest))
+    return Fact.id.in_(found)
+
+
+def inline(number: int) -> ColumnElement[int]:
+    """Write a constant into the SQL: a parameter is bound anew each time the query runs."""
+    return literal_column(str(number), Integer())
 
 
 def fact_words() -> ColumnElement[object]:

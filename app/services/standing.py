@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import BindParameter, ColumnElement, Select, select
 from sqlalchemy.orm import Session
 
+from app.db import Reader
 from app.models import Activation, Checkpoint, Fact, UpdateFact
 from app.services.activations import ancestry, served
 from app.services.lapses import find_lost, learned_in
@@ -72,9 +73,9 @@ def has_status(session: Session, status: str) -> ColumnElement[bool]:
 _UNSERVED = select(Checkpoint.version).where(Checkpoint.version.not_in(select(served().c.version)))
 
 
-def find_unserved(session: Session) -> Sequence[int]:
+def find_unserved(reader: Reader) -> Sequence[int]:
     """List the versions that lie beside every line that serves or served."""
-    return session.connection().scalars(_UNSERVED).all()
+    return reader.scalars(_UNSERVED).all()
 
 
 def held_in(unserved: Versions) -> ColumnElement[bool]:

@@ -6,9 +6,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from pydantic import ValidationError
-from sqlalchemy.orm import Session
+from sqlalchemy import select
 
 from app.config import Settings
+from app.db import Reader
 from app.errors import Conflict, Invalid, Unavailable
 from app.models import Checkpoint
 from app.models.base import JsonObject
@@ -58,22 +59,22 @@ def check_kind(settings: Settings, kind: str) -> None:
         raise Invalid(detail, pointer="/kind")
 
 
-def check_texts(session: Session, settings: Settings, texts: Mapping[str, str]) -> None:
+def check_texts(reader: Reader, settings: Settings, texts: Mapping[str, str]) -> None:
     """Raise `Invalid` for the first text, by its JSON pointer, that spells a special token.
 
     Our own engine reads such text as text; vLLM reads the token, so it could fake a role.
     """
     for pointer, text in texts.items():
-        if token := find_special_token(session, settings, text):
+        if token := find_special_token(reader, settings, text):
             raise Invalid(f"spells `{token}`, a special token of the model", pointer=pointer)
 
 
-def find_special_token(session: Session, settings: Settings, text: str) -> str | None:
+def find_special_token(reader: Reader, settings: Settings, text: str) -> str | None:
     """Return a special token that vLLM would read in the text, if there is one."""
     if settings.engine_kind != "vllm":
         return None
-    base = session.get(Checkpoint, 0)
-    tokens = _special_tokens(settings.store / "objects" / base.digest) if base else ()
+    base = reader.scalar(select(Checkpoint.digest).where(Checkpoint.version == 0))
+    tokens = _special_tokens(settings.store / "objects" / base) if base else ()
     return next((token for token in tokens if token in text), None)
 
 
