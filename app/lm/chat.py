@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedTokenizerBase
 
@@ -14,6 +15,11 @@ _PLACEHOLDER = "\ue000{}\ue001"  # private-use characters: no template holds the
 _PLACES = re.compile("\ue000([0-9]+)\ue001")
 # Answers without a thinking turn, and a prompt that is the same on every day (Qwen3, Llama 3).
 _TEMPLATE_ARGUMENTS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+MOST_TEMPLATES = 64  # sequences of roles, of each tokenizer
+# Rendering takes as long as tokenising a question, and gives the same for the same roles.
+_templates: WeakKeyDictionary[
+    PreTrainedTokenizerBase, dict[tuple[str, ...], list[list[int] | int]]
+] = WeakKeyDictionary()
 _switching = Lock()  # split_special_tokens is a switch inside the tokenizer, which threads share
 
 
@@ -33,12 +39,12 @@ def encode_chat(
     when the template refuses the roles or leaves out a message.
     """
     ids: list[int] = []
-    for part in _render(tokenizer, [message["role"] for message in messages], prompt=True):
-        if isinstance(part, str):
-            ids += _encode(tokenizer, part, specials=True)
-        else:
+    for part in _encode_template(tokenizer, tuple(message["role"] for message in messages)):
+        if isinstance(part, int):
             content: Content = messages[part]["content"]
             ids += encode_text(tokenizer, content.strip()) if isinstance(content, str) else content
+        else:
+            ids += part
     return ids
 
 
@@ -53,6 +59,22 @@ def end_id(tokenizer: PreTrainedTokenizerBase) -> int:
     if tokenizer.eos_token_id is None:
         raise Invalid("The tokenizer has neither an end-of-turn nor an end-of-sequence token.")
     return int(tokenizer.eos_token_id)
+
+
+def _encode_template(
+    tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...]
+) -> list[list[int] | int]:
+    """Return the template's tokens with each message's index where its content belongs; kept."""
+    kept = _templates.setdefault(tokenizer, {})
+    if (template := kept.get(roles)) is None:
+        template = [
+            part if isinstance(part, int) else _encode(tokenizer, part, specials=True)
+            for part in _render(tokenizer, roles, prompt=True)
+        ]
+        if len(kept) >= MOST_TEMPLATES:
+            kept.clear()
+        kept[roles] = template
+    return template
 
 
 def _render(
