@@ -1,5 +1,6 @@
 """Questions: ours, and OpenAI's chat completions over the same versions and overlay."""
 
+import asyncio
 import json
 import re
 import time
@@ -57,14 +58,13 @@ async def answer_question(
     _check_limit(settings, "max_tokens", body.max_tokens)
     wanted = body.version is None if body.overlay is None else body.overlay
     max_facts = settings.overlay_facts if wanted else 0
-    prepared = (database, settings, body.question, body.version, max_facts)
-    bound, proposed = await run_in_threadpool(_prepare, *prepared)
+    bound, proposing = await _prepare(database, settings, body.question, body.version, max_facts)
     work = answers.complete(engine, bound, ask(body.question), body.max_tokens)
     async with until_gone(request, work) as answered:
         bound, found = await answered
     answer = found.text.strip()
     facts = bound.facts
-    if not facts and proposed is not None:
+    if not facts and (proposed := await proposing) is not None:
         facts = attribution.choose(body.question, answer, proposed)
     elif not facts:
         facts = await run_in_threadpool(_support, database, bound, body.question, answer)
@@ -132,18 +132,30 @@ def get_model(model: Annotated[str, Path(max_length=40)], session: ReaderDep) ->
     return _model(model, checkpoints.resolve(session, _version_of(model)))
 
 
-def _prepare(
+async def _prepare(
     database: Database, settings: Settings, question: str, version: int | None, max_facts: int
-) -> tuple[Bound, list[Learned] | None]:
-    """Bind a question, and look up what may support its answer; None: not known yet.
+) -> tuple[Bound, asyncio.Future[list[Learned] | None]]:
+    """Bind a question; return while what may support its answer is looked up, None: not known yet.
 
-    In one go: a second one beside the engine's work took it from the engine, which has all cores.
+    Both in one go of one thread: a second go took its time from the engine, which has all cores.
     """
-    with database.looking() as reader:
-        bound = _bind(reader, settings, {"/question": question}, version, max_facts)
-        if bound.facts:  # mostly they answer, and nothing else is asked for
-            return bound, None
-        return bound, attribution.propose(reader, question, bound.version)
+    loop = asyncio.get_running_loop()
+    binding: asyncio.Future[Bound] = loop.create_future()
+
+    def look() -> list[Learned] | None:
+        with database.looking() as reader:
+            bound = _bind(reader, settings, {"/question": question}, version, max_facts)
+            loop.call_soon_threadsafe(binding.set_result, bound)
+            if bound.facts:  # mostly they answer, and nothing else is asked for
+                return None
+            return attribution.propose(reader, question, bound.version)
+
+    proposing = asyncio.ensure_future(run_in_threadpool(look))
+    first: set[asyncio.Future[Any]] = {binding, proposing}
+    await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+    if not binding.done():
+        await proposing  # raises what kept it from being bound
+    return binding.result(), proposing
 
 
 def _bind_chat(

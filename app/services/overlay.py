@@ -124,6 +124,6 @@ def _query(groups: int, postgres: bool, held: bool) -> Select[int, str, str, str
     for number in range(groups):
         ids = match(bindparam(f"query{number}", type_=String())).subquery()
         newest = select(inline(number).label("number"), ids.c.id).order_by(ids.c.id.desc())
-        branches.append(select(newest.limit(inline(MAX_CANDIDATES)).subquery()))
+        branches.append(select(newest.limit(inline(MAX_CANDIDATES)).offset(inline(0)).subquery()))
     found = union_all(*branches).subquery()
     return select(found.c.number, Fact.id, Fact.text, Fact.status).join(Fact, Fact.id == found.c.id)
