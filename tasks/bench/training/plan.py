@@ -86,8 +86,8 @@ FULL = Plan(
     kept=100,
     seeds=3,
     scale=(10, 32, 100, 320, 1000),
-    scale_epochs=5,
-    scale_rounds=3,
+    scale_epochs=10,
+    scale_rounds=2,
     gemms=(1024, 2048, 4096),
 )
 QUICK = Plan(
