@@ -15,8 +15,9 @@ _PLACEHOLDER = "\ue000{}\ue001"  # private-use characters: no template holds the
 _PLACES = re.compile("\ue000([0-9]+)\ue001")
 # Answers without a thinking turn, and a prompt that is the same on every day (Qwen3, Llama 3).
 _TEMPLATE_ARGUMENTS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
-MOST_TEMPLATES = 64  # sequences of roles, of each tokenizer
-# Rendering takes as long as tokenising a question, and gives the same for the same roles.
+# Rendering takes as long as tokenising a question, and gives the same for the same roles. Of each
+# tokenizer so many sequences of roles are kept, none of more messages: anybody may send those.
+MOST_TEMPLATES, LONGEST_KEPT = 64, 16
 _templates: WeakKeyDictionary[
     PreTrainedTokenizerBase, dict[tuple[str, ...], list[list[int] | int]]
 ] = WeakKeyDictionary()
@@ -64,7 +65,7 @@ def end_id(tokenizer: PreTrainedTokenizerBase) -> int:
 def _encode_template(
     tokenizer: PreTrainedTokenizerBase, roles: tuple[str, ...]
 ) -> list[list[int] | int]:
-    """Return the template's tokens with each message's index where its content belongs; kept."""
+    """Return the template's tokens with each message's index where its content belongs."""
     kept = _templates.setdefault(tokenizer, {})
     if (template := kept.get(roles)) is None:
         template = [
@@ -73,7 +74,8 @@ def _encode_template(
         ]
         if len(kept) >= MOST_TEMPLATES:
             kept.clear()
-        kept[roles] = template
+        if len(roles) <= LONGEST_KEPT:
+            kept[roles] = template
     return template
 
 

@@ -1,8 +1,8 @@
 """The overlay: facts that no activated weights hold yet, found for a question.
 
 The full-text index proposes, `relevance` decides; both see the same words on both databases, so
-both give the same facts. Every question waits for these queries: they take columns alone, by the
-connection, as the session's care for objects takes longer than they run.
+both give the same facts. Every question waits for these queries: they take columns alone, as a
+session's care for objects takes longer than they run.
 """
 
 from collections import Counter
@@ -124,6 +124,6 @@ def _query(groups: int, postgres: bool, held: bool) -> Select[int, str, str, str
     for number in range(groups):
         ids = match(bindparam(f"query{number}", type_=String())).subquery()
         newest = select(inline(number).label("number"), ids.c.id).order_by(ids.c.id.desc())
-        branches.append(select(newest.limit(inline(MAX_CANDIDATES)).offset(inline(0)).subquery()))
+        branches.append(select(newest.limit(inline(MAX_CANDIDATES)).subquery()))
     found = union_all(*branches).subquery()
     return select(found.c.number, Fact.id, Fact.text, Fact.status).join(Fact, Fact.id == found.c.id)

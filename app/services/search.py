@@ -130,7 +130,7 @@ def matching(
         return has_words(fact_words(), query)
     found = select(_fts.c.fact_id).where(_matches(query))
     if newest:
-        found = found.order_by(_fts.c.rowid.desc()).limit(inline(newest)).offset(inline(0))
+        found = found.order_by(_fts.c.rowid.desc()).limit(inline(newest))
     return Fact.id.in_(found)
 
 
