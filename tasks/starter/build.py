@@ -30,7 +30,7 @@ DIFFUSION = replace(
     tokens=2.4e7,
     active=((0, 100),),
     copy_first=1e6,
-    rates=((0, 1.0), (1e7, 0.5), (1.8e7, 0.3)),
+    rates=((0, 1.0), (0.4, 0.5), (0.75, 0.3)),
     # Only what is masked teaches, so a text is shown more often before it is known.
     mix=Mix(stated=(80, 128)),
 )
@@ -39,6 +39,7 @@ QUICK = Plan(
     layers=2,
     feed=128,
     heads=2,
+    sources=2,
     rows=4,
     tokens=5e4,
     active=((0, 16),),

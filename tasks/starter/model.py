@@ -18,29 +18,36 @@ class Plan:
     """Everything that decides a run besides the data: kind, size, batch, schedule and seed."""
 
     architecture: Architecture = "causal"
-    hidden: int = 256
-    layers: int = 4
-    feed: int = 704
-    heads: int = 4
-    rows: int = 10
-    processes: int = 2
-    tokens: float = 1.22e8
+    hidden: int = 320
+    layers: int = 6
+    feed: int = 864
+    heads: int = 5
+    # Streams that share out the items and give so many rows each to every step, however many
+    # processes or devices there are.
+    sources: int = 14
+    rows: int = 3
+    processes: int = 2  # on a CPU
+    tokens: float = 5e8
     lr: float = 2e-3
     muon_lr: float = 4e-3
     weight_decay: float = 0.05
     warmup: float = 1e5
-    averaged: float = 0.997
+    averaged: float = 0.998
     # How many streamed items are alive from so many tokens on. What a question asks for is found
     # among few before it is found among many; begun with many, it isn't found at all.
-    active: tuple[tuple[float, int], ...] = ((0, 100), (2.5e7, 150))
-    copy_first: float = 2e6
-    # The share of the learning rates from so many tokens on.
+    active: tuple[tuple[float, int], ...] = ((0, 100), (3e7, 150), (8e7, 210), (1.6e8, 280))
+    copy_first: float = 4e6
+    # The share of the learning rates from such a share of the tokens on.
     rates: tuple[tuple[float, float], ...] = (
-        (0, 1.0), (2e7, 0.5), (7e7, 0.3), (1.05e8, 0.2), (1.13e8, 0.12),
+        (0, 1.0), (0.08, 0.5), (0.35, 0.3), (0.75, 0.2), (0.95, 0.12),
     )  # fmt: skip
     seed: int = 1
     save_every_s: float = 240.0
     mix: Mix = field(default_factory=Mix)
+
+    def rate(self, tokens: float) -> float:
+        """Return the share of the learning rates after so many tokens."""
+        return [rate for after, rate in self.rates if after * self.tokens <= tokens][-1]
 
 
 def new_model(plan: Plan, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -75,7 +82,13 @@ def optimizers(model: LlamaForCausalLM, plan: Plan) -> list[torch.optim.Optimize
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
     made: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(groups, lr=plan.lr, betas=(0.9, 0.95), fused=True)
+        torch.optim.AdamW(
+            groups,
+            lr=plan.lr,
+            betas=(0.9, 0.95),
+            fused=True,
+            capturable=model.device.type == "cuda",
+        )
     ]
     if plan.muon_lr:
         made.append(
@@ -92,22 +105,19 @@ def optimizers(model: LlamaForCausalLM, plan: Plan) -> list[torch.optim.Optimize
     return made
 
 
-def losses(
-    model: LlamaForCausalLM,
-    ids: Tensor,
-    positions: Tensor,
-    mask: Tensor,
-    at: Tensor,
-    labels: Tensor,
-) -> Tensor:
-    """Return the nats of every target, float32 [N]."""
+def losses(model: LlamaForCausalLM, laid: Tensor, at: Tensor) -> Tensor:
+    """Return the nats of every target, float32 [N]; `laid` is one step's [5, rows, WIDTH]."""
+    ids, positions, owners, labels, _ = laid
+    mask = owners[:, None, :, None] == owners[:, None, None, :]
+    mask = mask.tril() if getattr(model.config, "is_causal", True) else mask
     with torch.autocast(ids.device.type, torch.bfloat16):
         hidden = model.model(
             input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False
         ).last_hidden_state
         logits = model.lm_head(hidden.flatten(0, 1).index_select(0, at)).float()
     # Written out, the compiler fuses it; the library's backward pass alone cost a sixth of a step.
-    return logits.logsumexp(-1) - logits.gather(1, labels[:, None])[:, 0]
+    said = labels.flatten()[at].clamp(min=0).long()
+    return logits.logsumexp(-1) - logits.gather(1, said[:, None])[:, 0]
 
 
 def read_model(work: Path, plan: Plan, tokenizer: Path) -> LlamaForCausalLM:

@@ -4,8 +4,11 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -14,11 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from tasks.starter.inplace import InPlace
 from tasks.starter.model import Plan, losses, new_model, optimizers
-from tasks.starter.packing import Packer
-from tasks.starter.samples import Encoder, Sample
-from tasks.starter.stream import Stream
+from tasks.starter.packing import TASKS, WEIGHTS, find_targets
+from tasks.starter.replay import Replay
+from tasks.starter.supply import Supply, steps
 
 
 class Trainer:
@@ -28,36 +30,38 @@ class Trainer:
         self,
         out: Path,
         plan: Plan,
-        tokenizer: PreTrainedTokenizerFast,
+        tokenizer: Path,
         rank: int = 0,
         world: int = 1,
         device: torch.device = torch.device("cpu"),
     ) -> None:
         self.out, self.plan, self.rank, self.world = out, plan, rank, world
         self.device = device
-        self.model = new_model(plan, tokenizer).to(device)
+        self.model = new_model(plan, PreTrainedTokenizerFast.from_pretrained(tokenizer)).to(device)
         self.optimizers = optimizers(self.model, plan)
+        on_gpu = device.type == "cuda"
         # Compiled steps are a third faster, but need a C++ compiler.
-        compiled = shutil.which("c++") is not None and plan.tokens > 1e6
+        compiled = not on_gpu and shutil.which("c++") is not None and plan.tokens > 1e6
         self.losses = torch.compile(losses, dynamic=False) if compiled else losses
+        self.learn = Replay(self._learn) if on_gpu else self._learn
+        self.rate = -1.0
+        self.weights = torch.tensor(list(WEIGHTS.values()), device=device)
+        self.read = torch.zeros(2, len(TASKS), device=device)  # nats and targets since the last log
         self.step, self.spent, self.tokens = 0, 0.0, 0
         self.average = [p.detach().clone() for p in self.model.parameters()]
         if (out / "state.json").exists():
             self._restore()
-        seed = plan.seed * 1_000_003 + self.step * 101 + rank
-        causal = plan.architecture == "causal"
-        encoder = Encoder(tokenizer) if causal else InPlace(tokenizer, seed)
-        self.stream = Stream(encoder, plan.mix, plan.active[0][1] // world, seed)
-        self.packer = Packer(self._draw, plan.rows, causal=causal)
-        self.recent: dict[str, list[float]] = {}
+        sources = range(plan.sources)[rank::world]
+        self.supply = Supply(plan, tokenizer, sources, self.step, self.tokens)
 
     def run(self, stop_after_s: float | None = None) -> None:
         """Train until the plan's tokens are read, or for one slice of seconds."""
         begun = saved = last = self._clock()
-        with Progress(disable=self.rank > 0) as progress:
+        batches = self._batches()
+        with Progress(disable=self.rank > 0) as progress, self._stream():
             bar = progress.add_task("pretraining", total=self.plan.tokens, completed=self.tokens)
             while self.tokens < self.plan.tokens:
-                self._step()
+                self._step(*next(batches))
                 now = self._clock()
                 self.spent += now - last
                 last = now
@@ -71,13 +75,18 @@ class Trainer:
                     break
         self._save()
 
-    def _draw(self) -> Sample:
-        self.stream.grow(int(self._now(self.plan.active)) // self.world)
-        return self.stream.sample(self.tokens < self.plan.copy_first)
+    def _stream(self) -> Any:
+        """Leave the default CUDA stream, on which nothing can be recorded."""
+        if self.device.type != "cuda":
+            return nullcontext()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        return torch.cuda.stream(stream)
 
-    def _now(self, schedule: tuple[tuple[float, float], ...]) -> float:
-        """Return what a schedule of (tokens, value) says at this point."""
-        return [value for after, value in schedule if after <= self.tokens][-1]
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield one step's rows, int32 [5, rows, WIDTH], and the flat places of its targets."""
+        for laid in steps(self.supply, self.device):
+            yield from zip(laid.unbind(1), find_targets(laid[3]), strict=True)
 
     def _clock(self) -> float:
         """Return rank 0's clock, so that all processes stop and save at the same step."""
@@ -86,28 +95,34 @@ class Trainer:
             dist.broadcast(now, 0)
         return float(now)
 
-    def _step(self) -> None:
-        batch = self.packer.batch().to(self.device)
-        nats = self.losses(self.model, *batch.inputs)
-        (nats @ batch.weights / batch.weights.sum()).backward()
-        self._share_gradients()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+    def _step(self, laid: Tensor, at: Tensor) -> None:
         # The rate falls little: at a low one new items can't be stored, and the model would learn
         # that names can't be known. Averaging steadies the weights in its place.
-        share = min(1.0, self.tokens / self.plan.warmup + 0.01) * self._now(self.plan.rates)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * share
-            optimizer.step()
-            optimizer.zero_grad()
+        rate = min(1.0, self.tokens / self.plan.warmup + 0.01) * self.plan.rate(self.tokens)
+        if rate != self.rate:
+            self.rate = rate
+            for group in (g for optimizer in self.optimizers for g in optimizer.param_groups):
+                group["lr"] = group["peak"] * rate
+            if isinstance(self.learn, Replay):
+                self.learn.forget()
+        self.learn(laid, at)
         self.step += 1
         kept = min(self.plan.averaged, self.step / (self.step + 9))
         torch._foreach_lerp_(self.average, [p.detach() for p in self.model.parameters()], 1 - kept)
-        self.tokens += batch.ids.numel() * self.world
-        if self.rank == 0:
-            values = nats.detach()
-            for task, at in batch.tasks.items():
-                self.recent.setdefault(task, []).append(float(values[at].mean()))
+        self.tokens += laid[0].numel() * self.world
+
+    def _learn(self, laid: Tensor, at: Tensor) -> None:
+        nats = self.losses(self.model, laid, at)
+        labels, tasks = (laid[field].flatten()[at] for field in (3, 4))
+        real = (labels >= 0).float()
+        weights = self.weights[tasks] * real
+        (nats @ weights / weights.sum()).backward()
+        self._share_gradients()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        self.read.index_add_(1, tasks, torch.stack([nats.detach() * real, real]))
 
     def _share_gradients(self) -> None:
         if self.world == 1:
@@ -121,11 +136,13 @@ class Trainer:
             gradient.copy_(part.view_as(gradient))
 
     def _log(self) -> None:
-        means = {task: round(sum(v) / len(v), 3) for task, v in sorted(self.recent.items())}
+        nats, targets = self.read.tolist()
+        read = sorted(zip(TASKS, nats, targets, strict=True))
+        means = {task: round(sum_ / count, 3) for task, sum_, count in read if count}
         line = {"step": self.step, "minutes": round(self.spent / 60, 2), "tokens": self.tokens}
         with (self.out / "log.jsonl").open("a") as file:
             file.write(json.dumps(line | means) + "\n")
-        self.recent.clear()
+        self.read.zero_()
 
     def _save(self) -> None:
         if self.rank == 0:
@@ -175,12 +192,12 @@ def start(
     device: str,
 ) -> None:
     """Run one process of the training; torch.multiprocessing calls it once per rank."""
-    torch.set_num_threads(1 if world > 1 else max(1, os.cpu_count() or 1))
+    alone = world == 1 and device == "cpu"
+    torch.set_num_threads(max(1, os.cpu_count() or 1) if alone else 1)
     if world > 1:
         dist.init_process_group(
             "gloo", init_method=f"file://{out.resolve()}/rendezvous", rank=rank, world_size=world
         )
-    words = PreTrainedTokenizerFast.from_pretrained(tokenizer)
-    Trainer(out, plan, words, rank, world, torch.device(device)).run(slice_s)
+    Trainer(out, plan, Path(tokenizer), rank, world, torch.device(device)).run(slice_s)
     if world > 1:
         dist.destroy_process_group()

@@ -70,6 +70,7 @@ def carry_out(folder: Path) -> dict[str, Any] | None:
         torch.set_num_threads(max(1, job.head.threads // spread.size))
         # A GPU lacks a few deterministic kernels: it warns there and goes on.
         torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         return run(job, events, spread)
     except TrainingError as error:
         known = {"type": error.type, "detail": error.detail, "fact_ids": error.fact_ids}

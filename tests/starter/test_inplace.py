@@ -3,12 +3,10 @@
 from pathlib import Path
 
 import pytest
-import torch
 from transformers import PreTrainedTokenizerFast
 
 from app.lm.diffusion import BLOCK
 from tasks.starter.inplace import InPlace
-from tasks.starter.packing import Packer
 from tasks.starter.stream import Mix, Stream
 
 SHIPPED = Path(__file__).parents[2] / "app" / "lm" / "starter"
@@ -41,13 +39,3 @@ def test_a_reply_fills_whole_blocks(tokenizer: PreTrainedTokenizerFast) -> None:
     gap = range(1, 3)
     sample = encoder.infill(encoder.encode("Mira Tovan keeps the lamp."), gap, range(4, 6))
     assert list(sample.at) == list(gap)
-
-
-def test_each_token_sees_all_of_its_own_sample(tokenizer: PreTrainedTokenizerFast) -> None:
-    stream = Stream(InPlace(tokenizer, 3), Mix(permanents=4), 8, 3)
-    for causal in (True, False):
-        batch = Packer(stream.sample, 2, causal=causal).batch()
-        seen = batch.mask[:, 0]
-        assert torch.equal(seen, seen.transpose(1, 2)) is not causal
-        ends = (batch.positions[0, 1:] == 0).nonzero()[0, 0]
-        assert not seen[0, : ends + 1, ends + 1 :].any()

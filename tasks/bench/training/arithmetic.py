@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from app.lm.loading import Bundle
-from app.recipe import MethodName, Recipe
+from app.recipe import SMALL_MODEL_PARAMETERS, MethodName, Recipe, default_recipe
 from tasks.bench.experiment import Cell
 from tasks.bench.figures import Figure
 from tasks.bench.flops import Counted, flops
@@ -19,7 +19,7 @@ from tasks.training.data import Lessons
 from tasks.training.loop import autocast
 
 GOAL = 0.45
-GPU_BATCH = 16
+GPU_BATCH = 64
 GPU_GEMMS = (4096, 8192)
 # As the trainer loads a parent.
 WEIGHTS = {"full": torch.float32, "lora": torch.bfloat16}
@@ -29,7 +29,8 @@ def gemm_peak(sides: Sequence[int], device: str, dtype: torch.dtype) -> Lap:
     """Return the highest FLOPs a second, and a CPU second, of square products."""
     best = [0.0, 0.0]
     for side in sides:
-        left, right = (torch.ones(side, side, device=device, dtype=dtype) for _ in range(2))
+        # Not ones, which take less power and so run faster than any model's numbers.
+        left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
         for _ in range(3):
             _wait(device)
             clock = Clock()
@@ -64,6 +65,7 @@ def measure(bundle: Bundle, texts: Sequence[str], plan: Plan, sides: Sequence[in
         "shares": middle(shares),
         "flops": median(rates),
         "tokens": median(speeds),
+        "showing": sum(tokens for tokens, _ in seen) / len(seen),
         "batch": len(texts),
         "dtype": str(dtype).removeprefix("torch."),
     }
@@ -109,12 +111,20 @@ def trainable(bundle: Bundle, method: MethodName) -> Bundle:
 
 
 def gpu_figures(cell: Cell, shape: Shape, method: MethodName) -> list[Figure]:
-    """Say what share of the GPU's best it was, and what it held."""
+    """Say what share of the GPU's best it was, what it held, and how many facts it would teach."""
     name = f"{shape.name}, {method}"
     if "short" in cell:
         return [Figure(f"arithmetic: {name}", f"doesn't fit {cell['short']:.0f} GiB")]
     peak = Figure(f"peak memory: {name}", f"{cell['peak']:.1f} GiB", "reported")
-    return [figure(cell, name, GOAL), peak]
+    recipe = default_recipe(SMALL_MODEL_PARAMETERS)
+    taught = cell["tokens"] * (1 - recipe.replay_share) / (cell["showing"] * recipe.epochs)
+    facts = Figure(
+        f"facts in a GPU hour: {name}",
+        f"{3600 * taught:.0f}, if a fact takes {recipe.epochs} showings of {cell['showing']:.0f}"
+        f" tokens and {recipe.replay_share:.0%} of all are replay (assumed; nothing is proven)",
+        "reported",
+    )
+    return [figure(cell, name, GOAL), peak, facts]
 
 
 def _wait(device: str) -> None:

@@ -102,6 +102,7 @@ def ratio(over: Sequence[Sequence[float]], under: Sequence[Sequence[float]]) -> 
 @contextmanager
 def _deterministic() -> Iterator[None]:
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         yield
     finally:
