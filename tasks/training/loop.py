@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from app.lm.loading import Bundle
 from app.recipe import Recipe
 from tasks.training.anchors import Anchors, make_anchors
-from tasks.training.data import Curriculum, Lessons
+from tasks.training.data import OWN_COST, Curriculum, Lessons
 from tasks.training.errors import Diverged
 from tasks.training.objectives import OBJECTIVES
 from tasks.training.objectives.base import (
@@ -128,7 +128,8 @@ def backward_within(
     device = next(model.parameters()).device
     while True:
         try:
-            batches = [collate(part, device) for part in spread.share(examples, room)]
+            parts = spread.share(examples, room, OWN_COST[device.type])
+            batches = [collate(part, device) for part in parts]
             return backward(model, anchors, batches, recipe, spread), room
         except torch.OutOfMemoryError:
             if spread.size > 1 or room < max(len(example.input_ids) for example in examples):

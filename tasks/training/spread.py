@@ -84,14 +84,14 @@ class Spread:
             if self.rank == 0:
                 weights[name].data = whole
 
-    def share(self, examples: Sequence[Example], room: int) -> list[list[Example]]:
+    def share(self, examples: Sequence[Example], room: int, own_cost: float) -> list[list[Example]]:
         """Return this process's micro-batches of a step, in every process as many.
 
         A layer's weights are put together by all processes at once, so one that has less to read
         reads an example that counts for nothing.
         """
         ordered = sorted(examples, key=lambda example: len(example.input_ids))
-        shares = [group(ordered[rank :: self.size], room) for rank in range(self.size)]
+        shares = [group(ordered[rank :: self.size], room, own_cost) for rank in range(self.size)]
         least = ordered[0]
         idle = replace(least, weight=0.0, recalled=[False] * len(least.recalled))
         missing = max(map(len, shares)) - len(shares[self.rank])

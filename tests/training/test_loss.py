@@ -265,11 +265,13 @@ def test_micro_batches_hold_alike_lengths_and_stay_below_the_limit(bundle: Bundl
 
 
 def test_micro_batches_are_cut_where_that_saves_more_padding_than_it_costs() -> None:
-    def sizes(*lengths: int, most: int) -> list[int]:
-        return [len(part) for part in group([Example([0] * n, [], []) for n in lengths], most)]
+    def sizes(*lengths: int, most: int, own_cost: float = 1 / 32) -> list[int]:
+        examples = [Example([0] * n, [], []) for n in lengths]
+        return [len(part) for part in group(examples, most, own_cost)]
 
     assert sizes(20, 20, 80, 80, most=640) == [2, 2]  # 120 places of padding; another costs 20
     assert sizes(20, 20, 80, 80, most=4096) == [4]  # here it costs 128
+    assert sizes(20, 20, 80, 80, most=640, own_cost=1 / 2) == [4]
     assert sizes(70, 75, 80, 80, most=640) == [4]
     assert sizes(80, 80, 80, most=160) == [1, 2]
     assert sizes(80, 90, most=10) == [1, 1]

@@ -146,7 +146,7 @@ def children_of(pid: int) -> list[int]:
 def test_every_process_has_as_many_micro_batches_and_every_example_counts_once() -> None:
     examples = [Example([0] * n, [0] * n, [True] * n) for n in (9, 8, 4, 4, 1)]
     for size, room in [(1, 9), (2, 9), (3, 8), (7, 100)]:
-        shares = [Spread(rank, size).share(examples, room) for rank in range(size)]
+        shares = [Spread(rank, size).share(examples, room, 1 / 32) for rank in range(size)]
         assert len({len(share) for share in shares}) == 1
         dealt = [example for share in shares for part in share for example in part]
         counted = [example for example in dealt if example.weight]
