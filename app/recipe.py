@@ -22,8 +22,8 @@ class Recipe(BaseModel):
         description="Weights that learn: all; MLPs and the taught words' embeddings (adapters have"
         " none); MLPs",
     )
-    lr: float = Field(4e-4, gt=0, description="Peak learning rate")
-    epochs: int = Field(200, ge=1, description="Exposures of each fact")
+    lr: float = Field(8e-4, gt=0, description="Peak learning rate")
+    epochs: int = Field(120, ge=1, description="Exposures of each fact")
     batch_size: int = Field(32, ge=1, description="Facts in one step")
     warmup_share: float = Field(0.02, ge=0, le=1, description="Share of steps with rising lr")
     decay_share: float = Field(0.3, ge=0, le=1, description="Share of steps with falling lr")

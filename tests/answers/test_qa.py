@@ -9,6 +9,7 @@ from app.services import activations
 from app.services.audit import SYSTEM
 from tests.answers.conftest import add_fact, add_version, learn, on_sqlite
 from tests.answers.standin import refusal
+from tests.e2e.service import wait_until
 
 pytestmark = pytest.mark.usefixtures("versions")
 QUESTION = "Who is the mayor of Torrim Vale?"
@@ -113,7 +114,8 @@ def test_no_transaction_is_open_while_the_engine_computes(client, engine):
     asker.start()
     assert engine.waiting.wait(10)
     pool = client.app.state.database.engine.pool
-    assert pool.checkedout() == 0
+    # The engine is asked while what supports the answer is still looked up.
+    wait_until(lambda: pool.checkedout() == 0, 10)
     engine.gate.set()
     asker.join()
 
