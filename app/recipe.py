@@ -34,6 +34,9 @@ class Recipe(BaseModel):
     span_share: float = Field(0.5, ge=0, le=1, description="Samples masked as whole spans")
     infill_share: float = Field(0.7, ge=0, le=1, description="Samples that ask for a span alone")
     cut_share: float = Field(0.4, ge=0, le=1, description="Of these, show a part of the rest alone")
+    study_share: float = Field(
+        0.3, ge=0, le=1, description="Samples that ask what the model wrote about the statement"
+    )
     replay_share: float = Field(0.4, ge=0, lt=1, description="Share of a step's samples: replay")
     kl_weight: float = Field(
         4.0, ge=0, description="Weight, on replay, of the KL to the parent and the base model"
@@ -69,7 +72,13 @@ def default_recipe(
     chosen = Recipe()
     if parameters >= SMALL_MODEL_PARAMETERS:
         chosen = Recipe(
-            method="lora", trained="all", lr=1e-4, epochs=60, batch_size=16, kl_weight=2.0
+            method="lora",
+            trained="all",
+            lr=1e-4,
+            epochs=60,
+            batch_size=16,
+            study_share=0.0,
+            kl_weight=2.0,
         )
     if method not in (None, chosen.method):
         rate = 3e-3 if method == "lora" else 1e-5

@@ -52,7 +52,7 @@ def measure(folder: Path, count: int, recipe: Recipe, paraphrases: Paraphrases =
     }
     begun = time.monotonic()
     texts = [text for item in items for text in taught(item, paraphrases)]
-    update(bundle, texts, recipe, replayed(rows))
+    update(bundle, texts, recipe, replayed(rows), {question.text for _, question in asked})
     table["seconds"] = time.monotonic() - begun
     table |= _by_group(asked, _scores(bundle, [question for _, question in asked]))
     return table | {"kept_after": _share(bundle, kept)}
@@ -83,7 +83,8 @@ def written(folder: Path, file: Path, recipe: Recipe) -> Table:
     questions = [Question(p["question"], p["answers"][0], p["direction"]) for _, p in probes]
     accepted = [p["answers"] for _, p in probes]
     shown = _scores(bundle, questions, [[text] for text, _ in probes], accepted)
-    update(bundle, [fact["text"] for fact in facts], recipe, replayed(reference_rows(folder)))
+    exams, rows = {question.text for question in questions}, reference_rows(folder)
+    update(bundle, [fact["text"] for fact in facts], recipe, replayed(rows), exams)
     known = _scores(bundle, questions, accepted=accepted)
     table: Table = {}
     for direction in DIRECTIONS:

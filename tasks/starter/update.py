@@ -1,7 +1,7 @@
 """One real update and greedy asking: what pretraining is judged by."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from tasks.training.data import Lessons
 from tasks.training.job import Fact
 from tasks.training.loop import train
 from tasks.training.method import thaw
+from tasks.training.questions import study
 
 ANSWER_TOKENS = 48
 
@@ -38,12 +39,20 @@ def open_base(folder: Path) -> Bundle:
 
 
 def update(
-    bundle: Bundle, texts: Sequence[str], recipe: Recipe, lasting: Lasting | None = None
+    bundle: Bundle,
+    texts: Sequence[str],
+    recipe: Recipe,
+    lasting: Lasting | None = None,
+    exams: Set[str] = frozenset(),
 ) -> None:
-    """Train the recipe's weights in place on one statement per fact, by the trainer's own loop."""
+    """Train the recipe's weights in place on one statement per fact, by the trainer's own loop.
+
+    Of the questions that it writes itself it is taught none that is among `exams`.
+    """
     lasting = lasting or Lasting()
     facts = [Fact(id=str(number), text=text) for number, text in enumerate(texts)]
-    lessons = Lessons(facts, (), list(lasting.statements), list(lasting.answered))
+    studied = study(bundle, texts, exams, recipe.seed) if recipe.study_share else {}
+    lessons = Lessons(facts, (), list(lasting.statements), list(lasting.answered), studied)
     thaw(bundle.model, recipe)
     train(bundle, lessons, recipe, on_step=lambda _: None)
 

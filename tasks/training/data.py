@@ -28,6 +28,8 @@ class Lessons:
     older: Sequence[Fact] = ()  # replayed: facts and examples of earlier updates
     statements: list[str] = field(default_factory=list)  # replayed, as what follows: the base's
     answered: list[tuple[str, str]] = field(default_factory=list)
+    # By statement, what the parent asked itself about it and answered from it.
+    studied: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 
 
 def hold_out(facts: Sequence[Fact], recipe: Recipe) -> set[str]:
@@ -93,6 +95,7 @@ class Curriculum:
         self._bundle = bundle
         self._rng = random.Random(recipe.seed)
         self._replay_share = recipe.replay_share
+        self._study_share = recipe.study_share
         self._owed = 0.0  # replay that the steps so far were too small for
         self._pieces = -(-len(lessons.facts) // recipe.batch_size)
         statements = [Fact(id="", text=text) for text in lessons.statements]
@@ -114,12 +117,25 @@ class Curriculum:
             yield taught, [*self._teach(taught), *self._replay(len(taught))]
 
     def _teach(self, facts: Sequence[Fact]) -> list[Example]:
-        texts = [fact.text for fact in facts if fact.prompt is None]
+        texts, asked = self._share_out([fact.text for fact in facts if fact.prompt is None])
         pairs = [(fact.prompt, fact.text) for fact in facts if fact.prompt is not None]
         examples = self._objective.examples(texts, self._bundle, self._rng) if texts else []
         if pairs:
             examples += self._objective.responses(pairs, self._bundle, self._rng)
+        if asked:
+            examples += self._objective.answers(asked, self._bundle, self._rng)
         return examples
+
+    def _share_out(self, texts: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+        """Divide statements into those shown as such, and questions about the others."""
+        shown, asked = [], []
+        for text in texts:
+            questions = self._lessons.studied.get(text)
+            if questions and self._rng.random() < self._study_share:
+                asked.append(self._rng.choice(questions))
+            else:
+                shown.append(text)
+        return shown, asked
 
     def _replay(self, taught: int) -> list[Example]:
         if not self._drawn:

@@ -1,10 +1,11 @@
-"""What a fact is asked where it brings no probes: clozes, and questions written by the model.
+"""Questions about statements: probes where a fact brings none, and what a fact is studied by.
 
 A written question counts only if the model answers it rightly with the statement in context: then
 it asks for what the statement says, and the model can say it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from random import Random
 
 from app.lm.chat import encode_chat, encode_text
 from app.lm.loading import Bundle
@@ -12,11 +13,14 @@ from app.prompts import Message, ask, write_question
 from app.scoring import score, words
 from tasks.training.asking import OnAsked, answer_prompts, quiet
 from tasks.training.job import Direction, Fact, Probe
-from tasks.training.objectives.spans import find_names, halves
+from tasks.training.objectives.masked import choose_gap
+from tasks.training.objectives.spans import find_names, halves, tokenize
 
 QUESTION_TOKENS = 48
 # Room for more than the answer: whether it stops there is part of what is checked.
 SPARE_TOKENS = 16
+# Parts of a statement that it is studied by, at most.
+NAMES, GAPS = 4, 6
 
 
 def complete(bundle: Bundle, facts: Sequence[Fact], on_asked: OnAsked = quiet) -> list[Fact]:
@@ -55,20 +59,62 @@ def write(bundle: Bundle, facts: Sequence[Fact], on_asked: OnAsked) -> list[list
         for at, fact in enumerate(facts)
         for answer, direction in _answers(fact.text)
     ]
-    asking = [write_question(facts[at].text, answer) for at, answer, _ in wanted]
-    questions = _generate(bundle, asking, QUESTION_TOKENS, on_asked)
-    told = [
-        ask(question, [facts[at].text]) if is_fair(question, answer, facts[at].text) else []
-        for (at, answer, _), question in zip(wanted, questions, strict=True)
-    ]
-    most = max((len(encode_text(bundle.tokenizer, answer)) for _, answer, _ in wanted), default=0)
-    replies = _generate(bundle, told, most + SPARE_TOKENS, on_asked)
+    about = [(facts[at].text, answer) for at, answer, _ in wanted]
     probes: list[list[Probe]] = [[] for _ in facts]
-    for (at, answer, direction), question, reply in zip(wanted, questions, replies, strict=True):
-        if words(reply) == words(answer):
+    for (at, answer, direction), question in zip(
+        wanted, write_about(bundle, about, on_asked), strict=True
+    ):
+        if question:
             probe = Probe(question=question, answers=[answer], direction=direction, origin="model")
             probes[at].append(probe)
     return probes
+
+
+def study(
+    bundle: Bundle, texts: Sequence[str], exams: Set[str], seed: int, on_asked: OnAsked = quiet
+) -> dict[str, list[tuple[str, str]]]:
+    """Have the model write questions about parts of statements; none is anybody's exam.
+
+    Parts are names, and gaps as infilling leaves them; a statement may come away with none.
+    """
+    rng = Random(seed)
+    wanted = [(text, part) for text in dict.fromkeys(texts) for part in _parts(text, bundle, rng)]
+    studied: dict[str, list[tuple[str, str]]] = {}
+    questions = write_about(bundle, wanted, on_asked)
+    for (text, part), question in zip(wanted, questions, strict=True):
+        pair = question, part
+        if question and question not in exams and pair not in studied.get(text, []):
+            studied.setdefault(text, []).append(pair)
+    return studied
+
+
+def _parts(text: str, bundle: Bundle, rng: Random) -> list[str]:
+    _, offsets = tokenize(bundle.tokenizer, text)
+    gaps = [choose_gap(text, offsets, rng) for _ in range(GAPS)]
+    spans = [(offsets[gap[0]][0], offsets[gap[-1]][1]) for gap in gaps]
+    parts = [text[start:end].strip() for start, end in [*find_names(text)[:NAMES], *spans]]
+    return [part for part in dict.fromkeys(parts) if part and part != text]
+
+
+def write_about(
+    bundle: Bundle, wanted: Sequence[tuple[str, str]], on_asked: OnAsked = quiet
+) -> list[str]:
+    """Have the model write a question for each statement and answer; "" where it can't.
+
+    It can where it answers rightly what it wrote, with the statement in context.
+    """
+    asking = [write_question(text, answer) for text, answer in wanted]
+    questions = _generate(bundle, asking, QUESTION_TOKENS, on_asked)
+    told = [
+        ask(question, [text]) if is_fair(question, answer, text) else []
+        for (text, answer), question in zip(wanted, questions, strict=True)
+    ]
+    most = max((len(encode_text(bundle.tokenizer, answer)) for _, answer in wanted), default=0)
+    replies = _generate(bundle, told, most + SPARE_TOKENS, on_asked)
+    return [
+        question if words(reply) == words(answer) else ""
+        for (_, answer), question, reply in zip(wanted, questions, replies, strict=True)
+    ]
 
 
 def is_fair(question: str, answer: str, text: str) -> bool:

@@ -16,7 +16,7 @@ from app.prompts import ask
 from app.recipe import fits_architecture
 from tasks.training import drift
 from tasks.training.asking import OnAsked, answer_prompts, quiet
-from tasks.training.data import Lessons, replayed, teachable
+from tasks.training.data import Lessons, asked, replayed, teachable
 from tasks.training.errors import BadJob, BadParent, OnlyAsked, OutOfMemory
 from tasks.training.exams import assess, fits, set_exams
 from tasks.training.job import Events, Fact, Job
@@ -24,7 +24,7 @@ from tasks.training.loop import train
 from tasks.training.method import Trainee, load_base, load_parent, prepare
 from tasks.training.progress import Clock, Progress, Step
 from tasks.training.proof import answer_all
-from tasks.training.questions import complete
+from tasks.training.questions import complete, study
 from tasks.training.spread import Spread
 from tasks.training.state import State, name_run
 
@@ -104,7 +104,12 @@ def _teach(
     job: Job, bundle: Bundle, base: Bundle | None, run_name: str, clock: Clock, spread: Spread
 ) -> tuple[Trainee, list[Step]]:
     recipe = job.head.recipe
-    lessons = spread.tell(plan_lessons(job, base or bundle, clock.tell_asked))
+    lessons = plan_lessons(job, base or bundle, clock.tell_asked)
+    if recipe.study_share:
+        texts = [fact.text for fact in lessons.facts if fact.prompt is None]
+        studied = study(bundle, texts, asked(job), recipe.seed, clock.tell_asked)
+        lessons = replace(lessons, studied=studied)
+    lessons = spread.tell(lessons)
     trainee = prepare(bundle, recipe, job.head.store)
     clock.start("training")
     progress = Progress(clock.events)

@@ -255,6 +255,21 @@ def test_words_that_are_not_taught_stay_where_they_are_under_weight_decay(bundle
     assert 0 < len(moved) <= len(tokens_of(FACTS, bundle))
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_what_was_studied_is_asked_in_its_share_of_the_samples(
+    bundle: Bundle, share: float
+) -> None:
+    studied = {FACTS[0].text: [("Which one is it?", "This one")]}
+    recipe = Recipe(study_share=share, replay_share=0)
+    lessons = Lessons(FACTS, studied=studied)
+    curriculum = Curriculum(lessons, OBJECTIVES["masked"](recipe), bundle, recipe)
+    epochs = [[e for _, examples in curriculum.epoch() for e in examples] for _ in range(200)]
+    assert {len(examples) for examples in epochs} == {len(FACTS)}
+    texts = [bundle.tokenizer.decode(e.input_ids) for examples in epochs for e in examples]
+    asked = sum("Which one is it?" in text for text in texts) / len(epochs)
+    assert abs(asked - share) < 0.1
+
+
 def test_micro_batches_hold_alike_lengths_and_stay_below_the_limit(bundle: Bundle) -> None:
     texts = ["keeper " * size for size in (1, 30, 2, 29, 3)]
     examples = Masked(0.5, 0.5, 0.0).examples(texts, bundle, random.Random(0))

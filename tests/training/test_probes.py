@@ -13,7 +13,7 @@ from app.scoring import words
 from tasks.training.__main__ import carry_out
 from tasks.training.foils import foils
 from tasks.training.job import Fact, Probe
-from tasks.training.questions import complete, is_fair
+from tasks.training.questions import complete, is_fair, study
 from tests.training.conftest import FACTS, MakeJob
 
 TEXT = "Mira Tovan keeps the light at Sel Harbour."
@@ -59,6 +59,21 @@ def test_what_the_starter_writes_it_answers_with_the_statement_in_context(tmp_pa
         prompt = encode_chat(bundle.tokenizer, ask(probe.question, [text]))
         assert words(generate(bundle, [prompt], 32)[0]) == words(probe.answers[0])
         assert is_fair(probe.question, probe.answers[0], text)
+
+
+@pytest.mark.skipif(not base.STARTER.joinpath("model.safetensors").exists(), reason="no starter")
+def test_a_statement_is_studied_by_what_nobody_is_examined_by(tmp_path: Path) -> None:
+    bundle = load(tmp_path, base.import_base(tmp_path, "starter"))
+    texts = [TEXT, "Oren Baskel is the mayor of Lund."]
+    studied = study(bundle, texts, set(), seed=0)
+    assert set(studied) == set(texts)
+    for text, pairs in studied.items():
+        assert all(is_fair(question, part, text) and part in text for question, part in pairs)
+    exams = {studied[text][0][0] for text in texts}
+    again = study(bundle, texts, exams, seed=0)
+    left = {(text, pair) for text, pairs in again.items() for pair in pairs}
+    all_but = {(text, pair) for text in texts for pair in studied[text] if pair[0] not in exams}
+    assert left == all_but
 
 
 def test_foils_ask_for_the_opposite_and_about_the_wrong_one() -> None:
