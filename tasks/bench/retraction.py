@@ -5,7 +5,7 @@ should be answered no better after the rebuild, and the others as well as before
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from tasks.bench.experiment import (
 from tasks.bench.subjects import Subject, open_subjects
 from tasks.training.loop import train
 from tasks.training.method import load_parent, prepare
+from tasks.training.questions import study
 
 INVENTED_SEED = 70_000
 HEAD = """# Retraction experiment
@@ -135,5 +136,7 @@ def _learn(ground: Ground, subjects: Sequence[Subject], recipe: Recipe) -> Bundl
     taught = lessons(ground, Arm("masked").taught(subjects), recipe)
     if not (taught.statements or taught.answered):
         recipe = recipe.model_copy(update={"replay_share": 0.0})
-    train(bundle, taught, recipe, on_step=lambda _: None)
+    exams = {probe.question for subject in subjects for probe in subject.probes}
+    studied = study(bundle, [subject.text for subject in subjects], exams, recipe)
+    train(bundle, replace(taught, studied=studied), recipe, on_step=lambda _: None)
     return bundle

@@ -37,6 +37,7 @@ from tasks.training.job import Fact
 from tasks.training.loop import train
 from tasks.training.method import load_parent, prepare, stored_type
 from tasks.training.proof import answer_all, compare, exam_of
+from tasks.training.questions import study
 
 Arm = Literal[
     "all defences",
@@ -136,6 +137,7 @@ class Chain:
             load_parent(self.ground.store, self.ground.digest, self.recipe) for _ in range(2)
         )
         kept = [exam_of(row) for row in self.ground.reference if row.part == "exam"]
+        exams = {probe.question for subject in subjects for probe in subject.probes}
         before = answer_all(base, kept, quiet)
         yardstick = drift.record(base, drift.texts_of(self.ground.reference))
         trainee = prepare(bundle, self.recipe, self.ground.store)
@@ -146,7 +148,9 @@ class Chain:
         for start in range(0, len(subjects), self.size):
             new = subjects[start : start + self.size]
             taught, replayed = course.plan(new)
-            lessons = self._lessons(taught, replayed)
+            texts = [subject.text for subject in taught]
+            studied = study(bundle, texts, exams, self.recipe)
+            lessons = replace(self._lessons(taught, replayed), studied=studied)
             recipe = self._recipe(lessons, start)
             held = None if self.arm == "no base" else base
             train(bundle, lessons, recipe, on_step=lambda _: None, base=held)

@@ -51,7 +51,7 @@ def update(
     """
     lasting = lasting or Lasting()
     facts = [Fact(id=str(number), text=text) for number, text in enumerate(texts)]
-    studied = study(bundle, texts, exams, recipe.seed) if recipe.study_share else {}
+    studied = study(bundle, texts, exams, recipe)
     lessons = Lessons(facts, (), list(lasting.statements), list(lasting.answered), studied)
     thaw(bundle.model, recipe)
     train(bundle, lessons, recipe, on_step=lambda _: None)

@@ -10,6 +10,7 @@ from random import Random
 from app.lm.chat import encode_chat, encode_text
 from app.lm.loading import Bundle
 from app.prompts import Message, ask, write_question
+from app.recipe import Recipe
 from app.scoring import score, words
 from tasks.training.asking import OnAsked, answer_prompts, quiet
 from tasks.training.job import Direction, Fact, Probe
@@ -71,15 +72,18 @@ def write(bundle: Bundle, facts: Sequence[Fact], on_asked: OnAsked) -> list[list
 
 
 def study(
-    bundle: Bundle, texts: Sequence[str], exams: Set[str], seed: int, on_asked: OnAsked = quiet
+    bundle: Bundle, texts: Sequence[str], exams: Set[str], recipe: Recipe, on_asked: OnAsked = quiet
 ) -> dict[str, list[tuple[str, str]]]:
-    """Have the model write questions about parts of statements; none is anybody's exam.
+    """Have the model write questions about parts of statements, if the recipe wants any.
 
-    Parts are names, and gaps as infilling leaves them; a statement may come away with none.
+    Parts are names, and gaps as infilling leaves them. None of the questions is anybody's exam; a
+    statement may come away with none.
     """
-    rng = Random(seed)
-    wanted = [(text, part) for text in dict.fromkeys(texts) for part in _parts(text, bundle, rng)]
     studied: dict[str, list[tuple[str, str]]] = {}
+    if not recipe.study_share:
+        return studied
+    rng = Random(recipe.seed)
+    wanted = [(text, part) for text in dict.fromkeys(texts) for part in _parts(text, bundle, rng)]
     questions = write_about(bundle, wanted, on_asked)
     for (text, part), question in zip(wanted, questions, strict=True):
         pair = question, part

@@ -105,11 +105,9 @@ def _teach(
 ) -> tuple[Trainee, list[Step]]:
     recipe = job.head.recipe
     lessons = plan_lessons(job, base or bundle, clock.tell_asked)
-    if recipe.study_share:
-        texts = [fact.text for fact in lessons.facts if fact.prompt is None]
-        studied = study(bundle, texts, asked(job), recipe.seed, clock.tell_asked)
-        lessons = replace(lessons, studied=studied)
-    lessons = spread.tell(lessons)
+    texts = [fact.text for fact in lessons.facts if fact.prompt is None]
+    studied = study(bundle, texts, asked(job), recipe, clock.tell_asked)
+    lessons = spread.tell(replace(lessons, studied=studied))
     trainee = prepare(bundle, recipe, job.head.store)
     clock.start("training")
     progress = Progress(clock.events)

@@ -9,6 +9,7 @@ from app.lm.chat import encode_chat
 from app.lm.generation import generate
 from app.lm.loading import Bundle, load
 from app.prompts import ask
+from app.recipe import Recipe
 from app.scoring import words
 from tasks.training.__main__ import carry_out
 from tasks.training.foils import foils
@@ -65,12 +66,12 @@ def test_what_the_starter_writes_it_answers_with_the_statement_in_context(tmp_pa
 def test_a_statement_is_studied_by_what_nobody_is_examined_by(tmp_path: Path) -> None:
     bundle = load(tmp_path, base.import_base(tmp_path, "starter"))
     texts = [TEXT, "Oren Baskel is the mayor of Lund."]
-    studied = study(bundle, texts, set(), seed=0)
+    studied = study(bundle, texts, set(), Recipe())
     assert set(studied) == set(texts)
     for text, pairs in studied.items():
         assert all(is_fair(question, part, text) and part in text for question, part in pairs)
     exams = {studied[text][0][0] for text in texts}
-    again = study(bundle, texts, exams, seed=0)
+    again = study(bundle, texts, exams, Recipe())
     left = {(text, pair) for text, pairs in again.items() for pair in pairs}
     all_but = {(text, pair) for text in texts for pair in studied[text] if pair[0] not in exams}
     assert left == all_but
