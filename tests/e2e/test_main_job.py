@@ -162,12 +162,12 @@ def test_a_batch_with_a_poisoned_fact_is_held_and_the_fact_is_named(
         ],
     }
     with service.client() as client:
-        current = client.ask(question, overlay=False).version
         posted = [client.add_fact(fact) for fact in (read(facts)[FACTS + 2], poison)]
         update = client.start_update(fact_ids=[fact.id for fact in posted], recipe=HASTY)
         done = client.wait_for_update(update.id)
-        assert client.ask(question, overlay=False).version == current
-    assert done.outcome == "held"
+        assert done.outcome == "held", done
+        # Facts that weren't proven before may have been taught again meanwhile.
+        assert client.ask(question, overlay=False).version != done.version
     named = [reason for reason in done.reasons if "contradicts what is known" in reason]
     assert [(posted[1].id in reason, question in reason) for reason in named] == [(True, True)]
 
