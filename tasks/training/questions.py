@@ -82,12 +82,13 @@ def study(
     studied: dict[str, list[tuple[str, str]]] = {}
     if not recipe.study_share:
         return studied
-    rng = Random(recipe.seed)
+    rng, taken = Random(recipe.seed), {tuple(words(exam)) for exam in exams}
     wanted = [(text, part) for text in dict.fromkeys(texts) for part in _parts(text, bundle, rng)]
     questions = write_about(bundle, wanted, on_asked)
     for (text, part), question in zip(wanted, questions, strict=True):
         pair = question, part
-        if question and question not in exams and pair not in studied.get(text, []):
+        free = question and tuple(words(question)) not in taken
+        if free and pair not in studied.get(text, []):
             studied.setdefault(text, []).append(pair)
     return studied
 
