@@ -12,8 +12,14 @@ from pathlib import Path
 from app.client import AlmanacClient
 
 ALMANAC = Path(sys.executable).parent / "almanac"
-# Short leases: a killed worker's update is taken back in seconds.
-QUICK = {"ALMANAC_TICK_S": "0.3", "ALMANAC_LEASE_S": "4", "ALMANAC_HEARTBEAT_S": "1"}
+# Short leases: a killed worker's update is taken back in seconds. The tests start their updates
+# themselves: one opened of itself would take their facts before they do.
+SETTINGS = {
+    "ALMANAC_TICK_S": "0.3",
+    "ALMANAC_LEASE_S": "4",
+    "ALMANAC_HEARTBEAT_S": "1",
+    "ALMANAC_BATCH_WAIT_S": "3600",
+}
 
 
 class Service:
@@ -23,7 +29,7 @@ class Service:
         self.folder = folder
         self.settings = {
             **{name: value for name, value in os.environ.items() if "ALMANAC_" not in name},
-            **QUICK,
+            **SETTINGS,
             **settings,
             "ALMANAC_DATA_DIR": str(folder / "data"),
             "ALMANAC_PORT": str(free_port()),

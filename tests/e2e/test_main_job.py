@@ -166,7 +166,6 @@ def test_a_batch_with_a_poisoned_fact_is_held_and_the_fact_is_named(
         update = client.start_update(fact_ids=[fact.id for fact in posted], recipe=HASTY)
         done = client.wait_for_update(update.id)
         assert done.outcome == "held", done
-        # Facts that weren't proven before may have been taught again meanwhile.
         assert client.ask(question, overlay=False).version != done.version
     named = [reason for reason in done.reasons if "contradicts what is known" in reason]
     assert [(posted[1].id in reason, question in reason) for reason in named] == [(True, True)]
