@@ -13,6 +13,7 @@ from app.deps import Callers, authenticate
 from app.engine_pool import connect
 from app.middleware import PREFIX, AroundRequest, Metrics
 from app.routes import answers, audit, checkpoints, examples, facts, feedback, health, keys, updates
+from app.services.answers import Guess
 
 MAX_BODY = 256 * 1024
 PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
@@ -61,6 +62,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.database = Database(settings.database)
     app.state.callers = Callers(app.state.database)
     app.state.engine = connect(settings)
+    app.state.guess = Guess()
     yield
     await app.state.engine.aclose()
     app.state.database.close()

@@ -1,11 +1,8 @@
 """Questions: ours, and OpenAI's chat completions over the same versions and overlay."""
 
 import asyncio
-import json
 import re
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
@@ -17,11 +14,13 @@ from starlette.concurrency import run_in_threadpool
 from app.config import Settings
 from app.db import Database, Reader
 from app.deps import DatabaseDep, EngineDep, ReaderDep, SettingsDep, needs
-from app.engine_answers import Delta, Usage
-from app.errors import DomainError, Invalid, NotFound
+from app.engine_answers import Completion
+from app.engine_pool import EnginePool
+from app.errors import Invalid, NotFound
 from app.hangup import until_gone
 from app.ids import new_id
 from app.models import Checkpoint
+from app.openai_stream import events_of, usage_of
 from app.prompts import ask
 from app.schemas.answers import (
     AnswerOut,
@@ -32,11 +31,10 @@ from app.schemas.answers import (
     ModelOut,
     QuestionIn,
     SupportOut,
-    UsageOut,
 )
 from app.schemas.common import ListOf
 from app.services import answers, attribution, checkpoints, vllm
-from app.services.answers import Bound, Support
+from app.services.answers import Bound, Guess, Support
 from app.services.attribution import Learned
 from app.services.checkpoints import Resolved
 
@@ -56,12 +54,12 @@ async def answer_question(
     """Answer a question and say which version did, from its weights or from waiting facts."""
     started = time.perf_counter()
     _check_limit(settings, "max_tokens", body.max_tokens)
-    wanted = body.version is None if body.overlay is None else body.overlay
-    max_facts = settings.overlay_facts if wanted else 0
-    bound, proposing = await _prepare(database, settings, body.question, body.version, max_facts)
-    work = answers.complete(engine, bound, ask(body.question), body.max_tokens)
+    # vLLM reads no question before it has been looked through for special tokens.
+    guesses = body.version is None and settings.engine_kind == "almanac"
+    guess = request.app.state.guess if guesses else Guess()
+    work = _bind_and_complete(database, engine, settings, body, guess)
     async with until_gone(request, work) as answered:
-        bound, found = await answered
+        bound, found, proposing = await answered
     answer = found.text.strip()
     facts = bound.facts
     if not facts and (proposed := await proposing) is not None:
@@ -109,13 +107,13 @@ async def complete_chat(
         async with until_gone(request, answers.stream(*asked)) as begun:
             _, deltas = await begun
         usage = body.stream_options is not None and body.stream_options.include_usage
-        events = _events(head, deltas, with_usage=usage)
+        events = events_of(head, deltas, with_usage=usage)
         return StreamingResponse(events, headers=headers, media_type="text/event-stream")
     async with until_gone(request, answers.complete(*asked)) as answered:
         _, found = await answered
     message = ChoiceMessage(content=found.text)
     choice = Choice(message=message, finish_reason=found.finish_reason)
-    whole = ChatOut(**head, choices=[choice], usage=_usage(found.usage))
+    whole = ChatOut(**head, choices=[choice], usage=usage_of(found.usage))
     return Response(whole.model_dump_json(), headers=headers, media_type="application/json")
 
 
@@ -130,6 +128,19 @@ def list_models(session: ReaderDep) -> ListOf[ModelOut]:
 def get_model(model: Annotated[str, Path(max_length=40)], session: ReaderDep) -> ModelOut:
     """Read one model's name."""
     return _model(model, checkpoints.resolve(session, _version_of(model)))
+
+
+async def _bind_and_complete(
+    database: Database, engine: EnginePool, settings: Settings, body: QuestionIn, guess: Guess
+) -> tuple[Bound, Completion, asyncio.Future[list[Learned] | None]]:
+    """Answer a question; return its binding and what `_prepare` looks up meanwhile, too."""
+    wanted = body.version is None if body.overlay is None else body.overlay
+    max_facts = settings.overlay_facts if wanted else 0
+    async with guess.completing(engine, ask(body.question), body.max_tokens) as completing:
+        bound, proposing = await _prepare(
+            database, settings, body.question, body.version, max_facts
+        )
+        return *(await completing(bound)), proposing
 
 
 async def _prepare(
@@ -207,37 +218,3 @@ def _model(name: str, row: Checkpoint | Resolved) -> ModelOut:
 
 def _name(bound: Bound) -> dict[str, str]:
     return {"model": f"v{bound.version}", "system_fingerprint": bound.digest[:12]}
-
-
-def _usage(usage: Usage) -> UsageOut:
-    read, written = usage.prompt_tokens, usage.completion_tokens
-    return UsageOut(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
-
-
-async def _events(
-    head: dict[str, Any], deltas: AsyncGenerator[Delta], *, with_usage: bool
-) -> AsyncGenerator[str]:
-    """Yield OpenAI's chunks; an engine that breaks off is told as an `error` event."""
-    head = {**head, "object": "chat.completion.chunk"}
-    role = {"role": "assistant"}
-    async with aclosing(deltas):
-        try:
-            async for delta in deltas:
-                if delta.usage is not None:
-                    if with_usage:
-                        yield _event(
-                            {**head, "choices": [], "usage": _usage(delta.usage).model_dump()}
-                        )
-                    continue
-                content = {**role, "content": delta.text} if delta.text or role else {}
-                role = {}
-                choice = {"index": 0, "delta": content, "finish_reason": delta.finish_reason}
-                yield _event({**head, "choices": [choice]})
-        except DomainError as error:
-            yield _event({"error": {"message": error.detail, "type": "server_error"}})
-            return
-    yield "data: [DONE]\n\n"
-
-
-def _event(body: dict[str, Any]) -> str:
-    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"

@@ -1,7 +1,8 @@
 """Answers: a question bound to one version and to waiting facts, then asked to the engine."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -73,6 +74,40 @@ async def complete(
         return await engine.complete(bound.digest, messages, max_tokens, temperature)
 
     return await _fitting(bound, attempt)
+
+
+class Guess:
+    """What the last question was bound to, if to no facts: likely the next one is as well."""
+
+    def __init__(self) -> None:
+        self._bound: Bound | None = None
+
+    @asynccontextmanager
+    async def completing(
+        self, engine: EnginePool, chat: Sequence[Message], max_tokens: int | None
+    ) -> AsyncGenerator[Callable[[Bound], Awaitable[tuple[Bound, Completion]]]]:
+        """Ask at once what is guessed; the function given asks what turns out, if it is another.
+
+        A wrong guess is given up, and so is whatever the block leaves unfinished.
+        """
+        guessed, early = self._bound, None
+        if guessed:
+            early = asyncio.create_task(complete(engine, guessed, chat, max_tokens))
+            early.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+        def settle(bound: Bound) -> Awaitable[tuple[Bound, Completion]]:
+            self._bound = None if bound.facts else bound
+            if early and bound == guessed:
+                return early
+            if early:
+                early.cancel()
+            return complete(engine, bound, chat, max_tokens)
+
+        try:
+            yield settle
+        finally:
+            if early:
+                early.cancel()
 
 
 async def stream(

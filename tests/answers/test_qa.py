@@ -4,6 +4,7 @@ import json
 import threading
 
 import pytest
+from sqlalchemy import text
 
 from app.services import activations
 from app.services.audit import SYSTEM
@@ -105,6 +106,38 @@ def test_bound_for_the_whole_request(client, versions, engine, database):
     assert answers[0].json()["answer"] == f"{'0' * 12} answers: slowly now"
     assert answers[0].json()["version"] == 0
     assert ask(client).json()["version"] == 1
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+def test_what_the_last_question_was_bound_to_is_asked_early(client, engine, database):
+    ask(client, "say: first")
+    answers = []
+    asker = threading.Thread(target=lambda: answers.append(ask(client, "say: second")))
+    with database.transaction() as session:
+        session.execute(text("LOCK TABLE facts IN ACCESS EXCLUSIVE MODE"))
+        asker.start()
+        wait_until(lambda: len(engine.asked) == 2, 10)
+        assert not answers
+    asker.join()
+    assert answers[0].json()["answer"] == f"{'0' * 12} answers: second"
+    assert len(engine.asked) == 2
+
+
+def test_a_wrong_guess_is_nobodys_answer(client, versions, engine, database):
+    engine.loaded.update(versions.values())
+    for current in (0, 1, 2, 1):
+        if current:
+            with database.transaction() as session:
+                activations.activate(session, SYSTEM, current, kind="manual", reason="next")
+        for _ in range(2):
+            body = ask(client, "say: this").json()
+            told = (body["version"], body["checkpoint"], body["answer"])
+            assert told == (current, versions[current], f"{str(current) * 12} answers: this")
+    client.post("/v1/facts", json={"text": FACT})
+    assert FACT in ask(client).json()["answer"]
+    assert ask(client, "say: that", version=2).json()["answer"] == f"{'2' * 12} answers: that"
+    engine.failure = refusal(503, "full", "overloaded")
+    assert ask(client, "say: this").status_code == 503
 
 
 def test_no_transaction_is_open_while_the_engine_computes(client, engine):
