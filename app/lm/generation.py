@@ -22,13 +22,17 @@ ONE_CORE_WORK = 5e8
 
 
 def generate(
-    bundle: Bundle, prompts: Sequence[Sequence[int]], max_tokens: int | Sequence[int]
+    bundle: Bundle,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int | Sequence[int],
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> list[str]:
-    """Answer prompts (token ids) greedily; return stripped texts in the prompts' order.
+    """Answer prompts (token ids); return stripped texts in the prompts' order.
 
-    An answer ends at a stop token, after ``max_tokens`` (of all, or one for each), or where the
-    context is full. ``Invalid`` names a prompt that leaves no room. The model's training mode is
-    kept.
+    Greedily, or at a temperature: then ``seed`` and its place are a prompt's own seed. An answer
+    ends at a stop token, after ``max_tokens`` (of all, or one for each), or where the context is
+    full. ``Invalid`` names a prompt that leaves no room. The model's training mode is kept.
     """
     room = bundle.manifest.context_length
     for index, prompt in enumerate(prompts):
@@ -36,8 +40,8 @@ def generate(
             raise Invalid(f"Prompt {index} has {len(prompt)} tokens; the context holds {room}.")
     limits = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else max_tokens
     rows = [
-        Row(prompt, min(most, room - len(prompt)))
-        for prompt, most in zip(prompts, limits, strict=True)
+        Row(prompt, min(most, room - len(prompt)), temperature, seed=seed + place)
+        for place, (prompt, most) in enumerate(zip(prompts, limits, strict=True))
     ]
     waiting = sorted(rows, key=lambda row: len(row.prompt))  # alike lengths need little padding
     training = bundle.model.training

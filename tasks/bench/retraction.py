@@ -32,7 +32,7 @@ from tasks.bench.experiment import (
 from tasks.bench.subjects import Subject, open_subjects
 from tasks.training.loop import train
 from tasks.training.method import load_parent, prepare
-from tasks.training.questions import study
+from tasks.training.studying import study
 
 INVENTED_SEED = 70_000
 HEAD = """# Retraction experiment

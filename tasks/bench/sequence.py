@@ -37,7 +37,7 @@ from tasks.training.job import Fact
 from tasks.training.loop import train
 from tasks.training.method import load_parent, prepare, stored_type
 from tasks.training.proof import answer_all, compare, exam_of
-from tasks.training.questions import study
+from tasks.training.studying import study
 
 Arm = Literal[
     "all defences",

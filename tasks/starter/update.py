@@ -18,7 +18,7 @@ from tasks.training.data import Lessons
 from tasks.training.job import Fact
 from tasks.training.loop import train
 from tasks.training.method import thaw
-from tasks.training.questions import study
+from tasks.training.studying import study
 
 ANSWER_TOKENS = 48
 

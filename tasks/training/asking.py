@@ -16,13 +16,19 @@ def quiet(asked: int, total: int) -> None:
 
 
 def answer_prompts(
-    bundle: Bundle, prompts: Sequence[Sequence[int]], tokens: Sequence[int], on_asked: OnAsked
+    bundle: Bundle,
+    prompts: Sequence[Sequence[int]],
+    tokens: Sequence[int],
+    on_asked: OnAsked,
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> list[str]:
-    """Answer prompts (token ids) greedily, in order; ``tokens`` says how long each may be."""
+    """Answer prompts (token ids) in order, as `generate` does; the parts of many differ in seed."""
     answers: list[str] = []
     for start in range(0, len(prompts), ASKED_TOGETHER):
         part = slice(start, start + ASKED_TOGETHER)
         # No database keeps U+0000, which a model of bytes can say.
-        answers += [a.replace("\0", "") for a in generate(bundle, prompts[part], tokens[part])]
+        drawn = generate(bundle, prompts[part], tokens[part], temperature, seed + start)
+        answers += [answer.replace("\0", "") for answer in drawn]
         on_asked(len(answers), len(prompts))
     return answers

@@ -1,27 +1,22 @@
-"""Questions about statements: probes where a fact brings none, and what a fact is studied by.
+"""Questions about statements, which the model writes itself: probes where a fact brings none.
 
 A written question counts only if the model answers it rightly with the statement in context: then
 it asks for what the statement says, and the model can say it.
 """
 
-from collections.abc import Sequence, Set
-from random import Random
+from collections.abc import Sequence
 
 from app.lm.chat import encode_chat, encode_text
 from app.lm.loading import Bundle
 from app.prompts import Message, ask, write_question
-from app.recipe import Recipe
 from app.scoring import score, words
 from tasks.training.asking import OnAsked, answer_prompts, quiet
 from tasks.training.job import Direction, Fact, Probe
-from tasks.training.objectives.masked import choose_gap
-from tasks.training.objectives.spans import find_names, halves, tokenize
+from tasks.training.objectives.spans import find_names, halves
 
 QUESTION_TOKENS = 48
 # Room for more than the answer: whether it stops there is part of what is checked.
 SPARE_TOKENS = 16
-# Parts of a statement that it is studied by, at most.
-NAMES, GAPS = 4, 6
 
 
 def complete(bundle: Bundle, facts: Sequence[Fact], on_asked: OnAsked = quiet) -> list[Fact]:
@@ -62,64 +57,35 @@ def write(bundle: Bundle, facts: Sequence[Fact], on_asked: OnAsked) -> list[list
     ]
     about = [(facts[at].text, answer) for at, answer, _ in wanted]
     probes: list[list[Probe]] = [[] for _ in facts]
-    for (at, answer, direction), question in zip(
-        wanted, write_about(bundle, about, on_asked), strict=True
+    for (at, answer, direction), (question, reply) in zip(
+        wanted, draft(bundle, about, on_asked), strict=True
     ):
-        if question:
+        if words(reply) == words(answer):
             probe = Probe(question=question, answers=[answer], direction=direction, origin="model")
             probes[at].append(probe)
     return probes
 
 
-def study(
-    bundle: Bundle, texts: Sequence[str], exams: Set[str], recipe: Recipe, on_asked: OnAsked = quiet
-) -> dict[str, list[tuple[str, str]]]:
-    """Have the model write questions about parts of statements, if the recipe wants any.
+def draft(
+    bundle: Bundle,
+    wanted: Sequence[tuple[str, str]],
+    on_asked: OnAsked,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> list[tuple[str, str]]:
+    """Have the model write a question for each statement and answer, and answer it from these.
 
-    Parts are names, and gaps as infilling leaves them. None of the questions is anybody's exam; a
-    statement may come away with none.
-    """
-    studied: dict[str, list[tuple[str, str]]] = {}
-    if not recipe.study_share:
-        return studied
-    rng, taken = Random(recipe.seed), {tuple(words(exam)) for exam in exams}
-    wanted = [(text, part) for text in dict.fromkeys(texts) for part in _parts(text, bundle, rng)]
-    questions = write_about(bundle, wanted, on_asked)
-    for (text, part), question in zip(wanted, questions, strict=True):
-        pair = question, part
-        free = question and tuple(words(question)) not in taken
-        if free and pair not in studied.get(text, []):
-            studied.setdefault(text, []).append(pair)
-    return studied
-
-
-def _parts(text: str, bundle: Bundle, rng: Random) -> list[str]:
-    _, offsets = tokenize(bundle.tokenizer, text)
-    gaps = [choose_gap(text, offsets, rng) for _ in range(GAPS)]
-    spans = [(offsets[gap[0]][0], offsets[gap[-1]][1]) for gap in gaps]
-    parts = [text[start:end].strip() for start, end in [*find_names(text)[:NAMES], *spans]]
-    return [part for part in dict.fromkeys(parts) if part and part != text]
-
-
-def write_about(
-    bundle: Bundle, wanted: Sequence[tuple[str, str]], on_asked: OnAsked = quiet
-) -> list[str]:
-    """Have the model write a question for each statement and answer; "" where it can't.
-
-    It can where it answers rightly what it wrote, with the statement in context.
+    Of one that isn't fair the reply is empty.
     """
     asking = [write_question(text, answer) for text, answer in wanted]
-    questions = _generate(bundle, asking, QUESTION_TOKENS, on_asked)
+    questions = _generate(bundle, asking, QUESTION_TOKENS, on_asked, temperature, seed)
     told = [
         ask(question, [text]) if is_fair(question, answer, text) else []
         for (text, answer), question in zip(wanted, questions, strict=True)
     ]
     most = max((len(encode_text(bundle.tokenizer, answer)) for _, answer in wanted), default=0)
     replies = _generate(bundle, told, most + SPARE_TOKENS, on_asked)
-    return [
-        question if words(reply) == words(answer) else ""
-        for (_, answer), question, reply in zip(wanted, questions, replies, strict=True)
-    ]
+    return list(zip(questions, replies, strict=True))
 
 
 def is_fair(question: str, answer: str, text: str) -> bool:
@@ -153,15 +119,21 @@ def _answers(text: str) -> list[tuple[str, Direction]]:
 
 
 def _generate(
-    bundle: Bundle, chats: Sequence[list[Message]], tokens: int, on_asked: OnAsked
+    bundle: Bundle,
+    chats: Sequence[list[Message]],
+    tokens: int,
+    on_asked: OnAsked,
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> list[str]:
-    """Answer chats in order; an empty one, or one without room for an answer, by nothing."""
+    """Answer chats in order, an empty one or one without room for an answer by nothing."""
     room = bundle.manifest.context_length - tokens
     prompts = [encode_chat(bundle.tokenizer, chat) if chat else [] for chat in chats]
     asked = [at for at, prompt in enumerate(prompts) if 0 < len(prompt) <= room]
     replies = [""] * len(chats)
     wanted = [prompts[at] for at in asked]
-    answers = answer_prompts(bundle, wanted, [tokens] * len(wanted), on_asked)
+    limits = [tokens] * len(wanted)
+    answers = answer_prompts(bundle, wanted, limits, on_asked, temperature, seed)
     for at, reply in zip(asked, answers, strict=True):
         replies[at] = reply
     return replies

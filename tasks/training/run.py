@@ -24,9 +24,10 @@ from tasks.training.loop import train
 from tasks.training.method import Trainee, load_base, load_parent, prepare
 from tasks.training.progress import Clock, Progress, Step
 from tasks.training.proof import answer_all
-from tasks.training.questions import complete, study
+from tasks.training.questions import complete
 from tasks.training.spread import Spread
 from tasks.training.state import State, name_run
+from tasks.training.studying import study
 
 # A replayed answer is the base model's own. One that is cut isn't taught: it ends nowhere.
 REPLAYED_ANSWER_TOKENS = 48

@@ -14,7 +14,9 @@ from app.scoring import words
 from tasks.training.__main__ import carry_out
 from tasks.training.foils import foils
 from tasks.training.job import Fact, Probe
-from tasks.training.questions import complete, is_fair, study
+from tasks.training.objectives.spans import find_names
+from tasks.training.questions import complete, is_fair
+from tasks.training.studying import is_part, study
 from tests.training.conftest import FACTS, MakeJob
 
 TEXT = "Mira Tovan keeps the light at Sel Harbour."
@@ -69,12 +71,18 @@ def test_a_statement_is_studied_by_what_nobody_is_examined_by(tmp_path: Path) ->
     studied = study(bundle, texts, set(), Recipe())
     assert set(studied) == set(texts)
     for text, pairs in studied.items():
-        assert all(is_fair(question, part, text) and part in text for question, part in pairs)
-    exams = {studied[text][0][0] for text in texts}
-    again = study(bundle, texts, {exam.upper() for exam in exams}, Recipe())
-    left = {(text, pair) for text, pairs in again.items() for pair in pairs}
-    all_but = {(text, pair) for text in texts for pair in studied[text] if pair[0] not in exams}
-    assert left == all_but
+        names = {text[start:end] for start, end in find_names(text)}
+        assert names <= {part for _, part in pairs}
+        for question, part in pairs:
+            assert is_fair(question, part, text)
+            assert is_part(part, text)
+            prompt = encode_chat(bundle.tokenizer, ask(question, [text]))
+            assert words(generate(bundle, [prompt], 32)[0]) == words(part)
+    assert study(bundle, texts, set(), Recipe()) == studied
+    exams = {question.upper() for pairs in studied.values() for question, _ in pairs}
+    again = study(bundle, texts, exams, Recipe())
+    assert again
+    assert not exams & {question.upper() for pairs in again.values() for question, _ in pairs}
 
 
 def test_foils_ask_for_the_opposite_and_about_the_wrong_one() -> None:
