@@ -108,6 +108,12 @@ class Curriculum:
         }
         self.total_steps = recipe.epochs * self._pieces
 
+    def steps(self, epochs: int) -> Iterator[tuple[int, list[Fact], list[Example]]]:
+        """Yield the steps of so many epochs, each with its epoch's number, from 1."""
+        for number in range(1, epochs + 1):
+            for facts, examples in self.epoch():
+                yield number, facts, examples
+
     def epoch(self) -> Iterator[tuple[list[Fact], list[Example]]]:
         """Yield an epoch's steps: the facts taught and all examples, replay among them."""
         facts = self._rng.sample(self._lessons.facts, len(self._lessons.facts))

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from tasks.training.objectives.base import (
 from tasks.training.progress import Step
 from tasks.training.spread import ALONE, Spread, clip
 from tasks.training.state import State
+from tasks.training.trim import Trim
 from tasks.training.words import Words, tokens_of
 
 # Enough tokens to keep the matrix units busy, few enough for a small machine's memory.
@@ -73,29 +75,29 @@ def train(
     anchors = make_anchors(bundle.model, base and base.model, recipe)
     model = spread.shard(bundle.model).train()
     words = Words(model, tokens_of(lessons.facts, bundle), recipe)
+    total = curriculum.total_steps
+    trim = Trim(model, total, recipe)
     optimizer = make_optimizer(model, recipe)
     done = state.restore(model, optimizer) if state else 0
     room = state.last.micro_batch_tokens if state and state.last else room_of(model)
-    step, total = 0, curriculum.total_steps
-    for epoch in range(1, recipe.epochs + 1):
-        for facts, examples in curriculum.epoch():
-            step += 1
-            if step <= done:
-                continue
-            lr = set_lr(optimizer, lr_at(step, total, recipe))
-            sums, room = backward_within(room, model, anchors, examples, recipe, spread)
-            words.drop_others()
-            norm = clip(model, recipe.max_grad_norm)
-            if not math.isfinite(sums.loss + norm):
-                raise Diverged(step, [fact.id for fact in facts])
-            optimizer.step()
-            optimizer.zero_grad()
-            read = (sums.tokens, *replay_of(examples))
-            on_step(Step(step, total, epoch, sums.loss, sums.recall, lr, norm, *read, room))
-            if state:
-                state.keep(model, optimizer)
+    steps = enumerate(curriculum.steps(recipe.epochs), start=1)
+    for step, (epoch, facts, examples) in islice(steps, done, None):
+        lr = set_lr(optimizer, lr_at(step, total, recipe))
+        sums, room = backward_within(room, model, anchors, examples, recipe, spread)
+        words.drop_others()
+        trim.drop_others(step, optimizer)
+        norm = clip(model, recipe.max_grad_norm)
+        if not math.isfinite(sums.loss + norm):
+            raise Diverged(step, [fact.id for fact in facts])
+        optimizer.step()
+        trim.put_back(step, optimizer)
+        optimizer.zero_grad()
+        read = (sums.tokens, *replay_of(examples))
+        on_step(Step(step, total, epoch, sums.loss, sums.recall, lr, norm, *read, room))
+        if state:
+            state.keep(model, optimizer)
     spread.gather(model, bundle.model.eval())
-    return step
+    return total
 
 
 def replay_of(examples: Sequence[Example]) -> tuple[int, int]:

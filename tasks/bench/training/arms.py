@@ -20,7 +20,14 @@ from tasks.training.objectives.masked import Masked
 OURS, PLAIN = "trainer", "plain loop"
 # The paper's masks of single tokens, all weights, nothing replayed: both arms do the same work.
 TOKENS = Masked(0.05, 0.95, 0.0)
-EQUAL = {"trained": "all", "replay_share": 0.0, "kl_weight": 0.0, "lr": 1e-5, "weight_decay": 0.1}
+EQUAL = {
+    "trained": "all",
+    "kept_share": 1.0,
+    "replay_share": 0.0,
+    "kl_weight": 0.0,
+    "lr": 1e-5,
+    "weight_decay": 0.1,
+}
 
 Lap = tuple[float, float]  # seconds, CPU seconds
 Hook = Callable[[], None]

@@ -40,7 +40,9 @@ Way = Paper | Recipe
 # loop has none.
 RECIPES = {
     OURS: Recipe(),
-    f"{OURS} without defences": Recipe(trained="all", lr=8e-4, replay_share=0.0, kl_weight=0.0),
+    f"{OURS} without defences": Recipe(
+        trained="all", kept_share=1.0, lr=8e-4, replay_share=0.0, kl_weight=0.0
+    ),
 }
 
 

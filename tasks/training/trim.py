@@ -1,0 +1,59 @@
+"""Half-way, the weights that an update has moved the most stay and learn on; the rest is put back.
+
+So it touches few weights, and forgets less for as much learned. Which ones matter shows in how far
+they moved (Ansell et al., arXiv 2110.07560, who then begin these again).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from app.recipe import Recipe
+
+
+class Trim:
+    """Puts the rest back after the ``half`` of ``total`` steps, and has it stay there.
+
+    Adam's second moment of such a weight is zero from then on, and of no other one, so a run that
+    is resumed knows them. Of an adapter, which has few weights, none is put back.
+    """
+
+    def __init__(self, model: Any, total: int, recipe: Recipe) -> None:
+        self._half, self._share = -(-total // 2), recipe.kept_share
+        trims = recipe.method == "full" and self._share < 1
+        learning = [weight for weight in model.parameters() if trims and weight.requires_grad]
+        self._before = [(weight, weight.detach().clone()) for weight in learning]
+        self._kept: list[Tensor] = []
+
+    @torch.no_grad()
+    def drop_others(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        """Drop the gradients of what was put back, before they are measured or used."""
+        if step <= self._half:
+            return
+        weights = [weight for weight, _ in self._before]
+        self._kept = self._kept or [optimizer.state[w]["exp_avg_sq"] > 0 for w in weights]
+        for weight, kept in zip(weights, self._kept, strict=True):
+            weight.grad.mul_(kept)
+
+    @torch.no_grad()
+    def put_back(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        """After the step that is half-way, choose what stays."""
+        if step != self._half:
+            return
+        for weight, before in self._before:
+            moved = (weight - before).abs_()
+            kept = moved >= _least(moved, self._share)
+            weight.copy_(torch.where(kept, weight, before))
+            for name in ("exp_avg", "exp_avg_sq"):
+                optimizer.state[weight][name].mul_(kept)
+
+
+def _least(moved: Tensor, share: float) -> float:
+    """Return the least of the so many greatest distances, of those that aren't zero."""
+    whole = moved.full_tensor() if isinstance(moved, DTensor) else moved
+    distances = whole[whole > 0]
+    if not len(distances):
+        return 0.0
+    return float(distances.kthvalue(len(distances) - int(share * len(distances))).values)
