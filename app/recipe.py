@@ -23,7 +23,7 @@ class Recipe(BaseModel):
         " none); MLPs",
     )
     lr: float = Field(8e-4, gt=0, description="Peak learning rate")
-    epochs: int = Field(80, ge=1, description="Exposures of each fact")
+    epochs: int = Field(100, ge=1, description="Exposures of each fact")
     batch_size: int = Field(32, ge=1, description="Facts in one step")
     warmup_share: float = Field(0.02, ge=0, le=1, description="Share of steps with rising lr")
     decay_share: float = Field(0.3, ge=0, le=1, description="Share of steps with falling lr")
@@ -38,7 +38,10 @@ class Recipe(BaseModel):
         0.3, ge=0, le=1, description="Samples that ask what the model wrote about the statement"
     )
     kept_share: float = Field(
-        0.2, gt=0, le=1, description="Share of what moved by half-way that isn't put back (full)"
+        0.3,
+        gt=0,
+        le=1,
+        description="Share of the moved weights that isn't put back half-way (full; for 20 facts)",
     )
     replay_share: float = Field(0.4, ge=0, lt=1, description="Share of a step's samples: replay")
     kl_weight: float = Field(

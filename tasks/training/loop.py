@@ -76,7 +76,7 @@ def train(
     model = spread.shard(bundle.model).train()
     words = Words(model, tokens_of(lessons.facts, bundle), recipe)
     total = curriculum.total_steps
-    trim = Trim(model, total, recipe)
+    trim = Trim(model, total, len(lessons.facts), recipe)
     optimizer = make_optimizer(model, recipe)
     done = state.restore(model, optimizer) if state else 0
     room = state.last.micro_batch_tokens if state and state.last else room_of(model)

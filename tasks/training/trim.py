@@ -12,16 +12,19 @@ from torch.distributed.tensor import DTensor
 
 from app.recipe import Recipe
 
+# Up to so many facts need the recipe's share of the weights; more facts need more in proportion.
+FACTS = 20
+
 
 class Trim:
-    """Puts the rest back after the ``half`` of ``total`` steps, and has it stay there.
+    """Puts the rest back after half of ``total`` steps, and has it stay there.
 
     Adam's second moment of such a weight is zero from then on, and of no other one, so a run that
     is resumed knows them. Of an adapter, which has few weights, none is put back.
     """
 
-    def __init__(self, model: Any, total: int, recipe: Recipe) -> None:
-        self._half, self._share = -(-total // 2), recipe.kept_share
+    def __init__(self, model: Any, total: int, facts: int, recipe: Recipe) -> None:
+        self._half, self._share = -(-total // 2), recipe.kept_share * max(1.0, facts / FACTS)
         trims = recipe.method == "full" and self._share < 1
         learning = [weight for weight in model.parameters() if trims and weight.requires_grad]
         self._before = [(weight, weight.detach().clone()) for weight in learning]

@@ -19,7 +19,9 @@ ALONE = {"epochs": 6, "lr": 1e-3, "replay_share": 0.0, "kl_weight": 0.0}
 HALF, END = 3, 6
 
 
-def weights_by_step(bundle: Bundle, recipe: Recipe) -> dict[int, dict[str, Tensor]]:
+def weights_by_step(
+    bundle: Bundle, recipe: Recipe, lessons: Lessons = LESSONS
+) -> dict[int, dict[str, Tensor]]:
     """Train; return the weights that learn before the first step and after each."""
 
     def copied() -> dict[str, Tensor]:
@@ -31,7 +33,7 @@ def weights_by_step(bundle: Bundle, recipe: Recipe) -> dict[int, dict[str, Tenso
     def note(step: Step) -> None:
         found[step.step] = copied()
 
-    train(bundle, LESSONS, recipe, on_step=note)
+    train(bundle, lessons, recipe, on_step=note)
     return found
 
 
@@ -74,6 +76,14 @@ def test_all_of_an_adapter_stays_and_all_of_a_model_where_the_recipe_says_so(
     recipe = Recipe(method="lora", kept_share=0.1, **ALONE)
     trainee = prepare(bundle, recipe, objects)
     assert share(moved(weights_by_step(trainee.bundle, recipe), END)) > 0.8
+
+
+def test_more_facts_keep_more(bundle: Bundle) -> None:
+    facts = [Fact(id=f"fact_{n}", text=f"Fact number {n} is {n * n}.") for n in range(100)]
+    recipe = Recipe(kept_share=0.1, batch_size=100, **ALONE)
+    thaw(bundle.model, recipe)
+    found = weights_by_step(bundle, recipe, Lessons(facts))
+    assert 0.4 < share(moved(found, END)) < 0.55
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
