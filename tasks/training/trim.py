@@ -36,9 +36,13 @@ class Trim:
         if step <= self._half:
             return
         weights = [weight for weight, _ in self._before]
-        self._kept = self._kept or [optimizer.state[w]["exp_avg_sq"] > 0 for w in weights]
+        # Without a state is what no sample has reached yet, as an expert: it stays where it is.
+        self._kept = self._kept or [
+            optimizer.state[w].get("exp_avg_sq", torch.zeros_like(w)) > 0 for w in weights
+        ]
         for weight, kept in zip(weights, self._kept, strict=True):
-            weight.grad.mul_(kept)
+            if weight.grad is not None:
+                weight.grad.mul_(kept)
 
     @torch.no_grad()
     def put_back(self, step: int, optimizer: torch.optim.Optimizer) -> None:
@@ -49,7 +53,7 @@ class Trim:
             moved = (weight - before).abs_()
             kept = moved >= _least(moved, self._share)
             weight.copy_(torch.where(kept, weight, before))
-            for name in ("exp_avg", "exp_avg_sq"):
+            for name in {"exp_avg", "exp_avg_sq"} & optimizer.state[weight].keys():
                 optimizer.state[weight][name].mul_(kept)
 
 

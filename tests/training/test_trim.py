@@ -86,6 +86,15 @@ def test_more_facts_keep_more(bundle: Bundle) -> None:
     assert 0.4 < share(moved(found, END)) < 0.55
 
 
+def test_what_no_sample_reaches_is_left_alone(bundle: Bundle) -> None:
+    recipe = Recipe(kept_share=0.1, **ALONE)
+    thaw(bundle.model, recipe)
+    idle = torch.nn.Parameter(torch.ones(4, 4))
+    bundle.model.register_parameter("idle", idle)
+    weights_by_step(bundle, recipe)
+    assert torch.equal(idle, torch.ones(4, 4))
+
+
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_the_shortest_runs_learn(bundle: Bundle, epochs: int) -> None:
     recipe = Recipe(kept_share=0.5, **{**ALONE, "epochs": epochs})
