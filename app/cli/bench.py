@@ -1,7 +1,6 @@
 """``almanac bench``: experiments on the model of your choice; imported from tasks only when run."""
 
 import json
-import os
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from app.cli.console import Stop, out
+from app.lm.memory import reuse_memory
 
 app = typer.Typer(no_args_is_help=True, help="Compare ways to teach a model.")
 
@@ -122,8 +122,7 @@ def retraction(
 
 def _run(name: str, given: dict[str, Any]) -> None:
     """Run the experiment of this name with what a command was given; print its report."""
-    # Before torch is loaded, as in the trainer: kernels for each shape of batch take gigabytes.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
+    reuse_memory()
     experiment = import_module(f"tasks.bench.{name}")
     folder, quick = given.pop("folder"), given.pop("quick")
     given["recipe"] = _object("recipe", given["recipe"])

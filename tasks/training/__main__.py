@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from app.lm.memory import reuse_memory
 from tasks.training.errors import LAUNCHER, TrainingError
 from tasks.training.job import Events, read_job, write_result
 from tasks.training.launch import devices_of, launch
@@ -55,9 +56,7 @@ def carry_out(folder: Path) -> dict[str, Any] | None:
     """
     # cuBLAS reads this once, when torch first uses the GPU; without it sums vary from run to run.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # oneDNN keeps what it made for each shape of batch, 1024 unless told: memory that buys no time.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
-    import app.lm  # noqa: F401, I001 - its setting for OpenMP must precede torch
+    reuse_memory()
     import torch
 
     from tasks.training.run import run

@@ -20,6 +20,7 @@ from rich.progress import Progress
 
 from app.cli.console import Stop, errors
 from app.cli.demo import FACTS
+from app.lm.memory import reuse_memory
 from app.recipe import Recipe
 from tasks.bench.cells import Ground as Kept
 from tasks.bench.cells import open_ground
@@ -118,6 +119,7 @@ def run(
     counts: Sequence[int] | None = None,
 ) -> list[Figure]:
     """Do what of these parts isn't done yet; return the figures in the parts' order."""
+    reuse_memory()
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
     kept = open_ground(out, "starter", "", kept=plan.kept)
