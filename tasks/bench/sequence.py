@@ -4,12 +4,11 @@ What was proven in its own update is asked again after the last one, and questio
 to do with any update are compared with what the base model answered.
 """
 
-import random
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from statistics import mean
+from typing import Any
 
 import torch
 from rich.progress import Progress
@@ -17,8 +16,8 @@ from rich.progress import Progress
 from app.cli.console import Stop, errors
 from app.recipe import Recipe
 from app.services.jobs import REPLAYED
-from tasks.bench.cells import Ground, open_ground
-from tasks.bench.course import Course, proven
+from tasks.bench.cells import open_ground
+from tasks.bench.chain import Arm, Chain
 from tasks.bench.experiment import (
     Cell,
     Ledger,
@@ -29,27 +28,8 @@ from tasks.bench.experiment import (
     shown,
     write_csv,
 )
-from tasks.bench.subjects import Subject, open_subjects
-from tasks.training import drift
-from tasks.training.asking import quiet
-from tasks.training.data import Lessons
-from tasks.training.job import Fact
-from tasks.training.loop import train
-from tasks.training.method import load_parent, prepare, stored_type
-from tasks.training.proof import answer_all, compare, exam_of
-from tasks.training.studying import study
+from tasks.bench.subjects import open_subjects
 
-Arm = Literal[
-    "all defences",
-    "not again",
-    "no replay",
-    "no reference",
-    "no base",
-    "no KL",
-    "none",
-    "fresh adapters",
-    "retrained",
-]
 # By default those of the defences; the last two ask what becomes of an adapter.
 ARMS: tuple[Arm, ...] = (
     "all defences", "not again", "no replay", "no reference", "no base", "no KL", "none",
@@ -63,10 +43,12 @@ along with the next update. Replay: up to {replayed} older facts are rehearsed. 
 reference set's replay part. KL: to the update's parent on older facts, on the rest to the base
 model, without base to the parent. Fresh adapters: each update trains a new one on what the earlier
 ones, merged, left. Retrained: the base model learns all facts in one update. Proven: every probe is
-answered rightly. No gate holds a version. Means with 95 % intervals over seeds and facts; reference
-questions and KL against the base model.
+answered rightly. Still: of those proven in their own update. Seconds: of training, by lesson given
+in the updates since the line before. No gate holds a version. Means with 95 % intervals over seeds
+and facts; reference questions and KL against the base model.
 
 """
+CURVE = "\n## Update after update\n\n"
 
 
 @dataclass(frozen=True)
@@ -122,71 +104,6 @@ def run(plan: Plan, out: Path) -> list[Path]:
     return write_report(out, settings, results)
 
 
-@dataclass(frozen=True)
-class Chain:
-    """One arm's updates with one seed."""
-
-    ground: Ground
-    arm: str
-    recipe: Recipe
-    size: int
-
-    def run(self, subjects: Sequence[Subject]) -> Cell:
-        """Learn all facts, so many an update; return what was proven when, and what was lost."""
-        base, bundle = (
-            load_parent(self.ground.store, self.ground.digest, self.recipe) for _ in range(2)
-        )
-        kept = [exam_of(row) for row in self.ground.reference if row.part == "exam"]
-        exams = {probe.question for subject in subjects for probe in subject.probes}
-        before = answer_all(base, kept, quiet)
-        yardstick = drift.record(base, drift.texts_of(self.ground.reference))
-        trainee = prepare(bundle, self.recipe, self.ground.store)
-        bundle, stored = trainee.bundle, stored_type(trainee.base_folder)
-        first: list[int] = []
-        again = self.arm not in ("not again", "none")
-        course = Course(random.Random(self.recipe.seed), again)
-        for start in range(0, len(subjects), self.size):
-            new = subjects[start : start + self.size]
-            taught, replayed = course.plan(new)
-            texts = [subject.text for subject in taught]
-            studied = study(bundle, texts, exams, self.recipe)
-            lessons = replace(self._lessons(taught, replayed), studied=studied)
-            recipe = self._recipe(lessons, start)
-            held = None if self.arm == "no base" else base
-            train(bundle, lessons, recipe, on_step=lambda _: None, base=held)
-            if trainee.kind == "full":  # as if saved, and opened by the next one
-                bundle.model.to(stored).float()
-            if self.arm == "fresh adapters":  # merged, all lie side by side as if joined by rank
-                merged = replace(bundle, model=bundle.model.merge_and_unload())
-                bundle = prepare(merged, self.recipe, self.ground.store).bundle
-            first += course.note(bundle)[: len(new)]
-        lost = compare(kept, before, answer_all(bundle, kept, quiet))
-        return {
-            "first": first,
-            "last": proven(bundle, subjects),
-            "taught": course.taught,
-            **asdict(lost),
-            "kl": drift.measure(bundle, yardstick) if yardstick else None,
-        }
-
-    def _lessons(self, taught: Sequence[Subject], older: Sequence[Subject]) -> Lessons:
-        facts = [Fact(id=subject.id, text=subject.text) for subject in taught]
-        replayed = [Fact(id=subject.id, text=subject.text) for subject in older]
-        replayed = [] if self.arm in ("no replay", "none") else replayed
-        if self.arm in ("no reference", "none"):
-            return Lessons(facts, replayed)
-        rows = [row for row in self.ground.reference if row.part == "replay"]
-        texts = list(dict.fromkeys(row.text for row in rows if row.text))
-        return Lessons(facts, replayed, texts, [(r.question, r.answers[0]) for r in rows])
-
-    def _recipe(self, lessons: Lessons, start: int) -> Recipe:
-        anything = bool(lessons.older or lessons.statements or lessons.answered)
-        share = self.recipe.replay_share if anything else 0.0
-        return self.recipe.model_copy(
-            update={"replay_share": share, "seed": self.recipe.seed + start}
-        )
-
-
 def write_report(out: Path, settings: Cell, results: dict[str, list[Cell]]) -> list[Path]:
     """Write the table as Markdown and CSV."""
     rows, flat = [], []
@@ -216,11 +133,30 @@ def write_report(out: Path, settings: Cell, results: dict[str, list[Cell]]) -> l
             }
         )
     head = {**settings, "model": settings["model"][:12], "replayed": REPLAYED}
-    text = HEAD.format(**head) + markdown(rows)
+    points = [_point(arm, cells, at) for arm, cells in results.items() for at in _places(cells)]
+    text = HEAD.format(**head) + markdown(rows) + CURVE + markdown(points)
     files = [out / "sequence.md", out / "sequence.csv"]
     files[0].write_text(text, encoding="utf-8")
     write_csv(files[1], flat)
     return files
+
+
+def _places(cells: list[Cell]) -> range:
+    return range(len(cells[0]["points"]))
+
+
+def _point(arm: str, cells: list[Cell], at: int) -> dict[str, str]:
+    """Write one line of an arm's curve, the mean of its seeds."""
+    points = [cell["points"][at] for cell in cells]
+    found = {name: mean(point[name] for point in points) for name in points[0]}
+    return {
+        "arm": arm,
+        "updates": f"{found['updates']:.0f}",
+        "proven of all facts so far": f"{found['proven']:.2f}",
+        "still": f"{found['still']:.1%}",
+        "reference lost": f"{found['lost']:.1%}",
+        "seconds a lesson": f"{found['seconds']:.2f}",
+    }
 
 
 def _of_arm(arm: str, recipe: Recipe) -> Recipe:

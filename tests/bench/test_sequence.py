@@ -12,8 +12,9 @@ from app.cli.main import main
 from app.recipe import Recipe
 from tasks.bench import sequence
 from tasks.bench.cells import Ground
+from tasks.bench.chain import Chain
 from tasks.bench.course import Course
-from tasks.bench.sequence import ARMS, Chain
+from tasks.bench.sequence import ARMS
 from tasks.bench.subjects import Subject
 from tasks.training.job import Reference
 from tests.bench.test_knowledge import facts_file
@@ -46,6 +47,11 @@ def test_every_arm_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert [len(cell["first"]) for cell in cells] == [4] * len(ARMS)
     assert [cell["asked"] for cell in cells] == [1] * len(ARMS)
     assert len({cell["kl"] for cell in cells}) > 1, "the arms were trained differently"
+    for cell in cells:
+        assert [point["updates"] for point in cell["points"]] == [1, 2]
+        assert cell["points"][-1]["proven"] == sum(cell["last"]) / 4
+        assert all(point["seconds"] > 0 for point in cell["points"])
+    assert report.count("| all defences | 2 |") == 1, "the curve's last line"
 
 
 def test_what_becomes_of_an_adapter(tmp_path: Path) -> None:
