@@ -48,8 +48,12 @@ def run(job: Job, events: Events | None, spread: Spread) -> dict[str, Any] | Non
         return None
     except DomainError as error:
         raise BadParent(error.detail) from error
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(f"Out of memory: {error}") from error
+    except (MemoryError, RuntimeError) as error:
+        # A CPU's is a plain error, told apart by its words alone.
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if known or "can't allocate memory" in str(error):
+            raise OutOfMemory(f"Out of memory: {error}") from error
+        raise
 
 
 def _follow(job: Job, spread: Spread) -> None:

@@ -206,6 +206,23 @@ def test_an_anchor_shares_what_stays_frozen(bundle: Bundle) -> None:
     assert make_anchors(bundle.model, None, Recipe(kl_weight=0.0)) is None
 
 
+@pytest.mark.parametrize(("tokens", "expected"), [(256, "eager"), (257, "sdpa")])
+def test_short_texts_are_attended_to_by_plain_products(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tokens: int, expected: str
+) -> None:
+    seen: list[str] = []
+    forward = bundle.model.forward
+
+    def look(**given: Any) -> Any:
+        seen.append(bundle.model.config._attn_implementation)
+        return forward(**given)
+
+    monkeypatch.setattr(bundle.model, "forward", look)
+    example = Example([5] * tokens, [5] * tokens, [False] * tokens)
+    look_at_targets(bundle.model, collate([example], CPU))
+    assert (seen, bundle.model.config._attn_implementation) == ([expected], "sdpa")
+
+
 def test_only_targets_reach_the_output_layer(bundle: Bundle) -> None:
     examples = Masked(0.5, 0.5, 0.0).examples(TEXTS, bundle, random.Random(0))
     found = look_at_targets(bundle.model, collate(examples, CPU))

@@ -11,6 +11,8 @@ from app.lm.chat import encode_chat, encode_text, end_id
 from app.lm.diffusion import BLOCK
 from app.lm.loading import Bundle
 from app.prompts import ask
+from app.recipe import Recipe
+from tasks.training.objectives import OBJECTIVES
 from tasks.training.objectives.base import IGNORED, Example
 from tasks.training.objectives.causal import Causal
 from tasks.training.objectives.diffusion import Diffusion
@@ -47,6 +49,12 @@ def test_a_masked_example_supervises_the_text_and_nothing_of_the_prompt(
     assert masked >= 1
     assert 1 <= sum(example.recalled) <= masked, "what is masked is what must be recalled"
     assert not any(example.recalled[:prompt])
+
+
+def test_the_recipe_says_how_it_masks() -> None:
+    recipe = Recipe(t_min=0.1, t_max=0.2, span_share=0.3, infill_share=0.4, cut_share=0.5)
+    assert OBJECTIVES["masked"](recipe) == Masked(0.1, 0.2, 0.3, 0.4, 0.5)
+    assert OBJECTIVES["diffusion"](recipe) == Diffusion(0.1, 0.2, 0.3)
 
 
 def test_masks_are_drawn_afresh(bundle: Bundle) -> None:

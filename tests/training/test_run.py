@@ -159,6 +159,7 @@ def test_full_training_of_an_adapter_gives_a_new_root(make_job: MakeJob, objects
         ("full", "mlp", (".mlp.",)),
         ("full", "words", (".mlp.", "embed_tokens.", "lm_head.")),
         ("lora", "mlp", (".mlp.",)),
+        ("lora", "all", (".mlp.", ".self_attn.")),
     ],
 )
 def test_only_the_weights_that_the_recipe_names_learn(
@@ -408,6 +409,20 @@ def test_a_diverging_run_fails_with_step_and_facts(make_job: MakeJob) -> None:
     error = carry_out(folder)["error"]
     assert error["type"] == "diverged"
     assert set(error["fact_ids"]) == {fact["id"] for fact in FACTS}
+
+
+def test_a_run_that_the_memory_is_too_small_for_says_so(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.training.run.train", lambda *_, **__: torch.empty(2**50))
+    error = carry_out(make_job())["error"]
+    assert error["type"] == "out_of_memory"
+
+
+def test_a_short_run_saves_no_state(make_job: MakeJob) -> None:
+    folder = make_job(epochs=3)
+    carry_out(folder)
+    assert not (folder / "state.safetensors").exists()
 
 
 def test_a_full_run_on_qwen_masks_with_a_text_token(

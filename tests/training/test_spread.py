@@ -66,14 +66,16 @@ def assert_alike(objects: Path, one: Path, two: Path, expected: dict[str, Any]) 
     assert answers[0] == answers[1]
 
 
-def test_two_processes_take_the_same_steps_as_one(make_job: MakeJob, objects: Path) -> None:
+@pytest.mark.parametrize("trained", ["all", "words"])
+def test_two_processes_take_the_same_steps_as_one(
+    make_job: MakeJob, objects: Path, trained: str
+) -> None:
     """Also where they recompute activations and the other one doesn't."""
-    one = make_job("one", epochs=6, trained="all", **COMMON)
+    asked = {**COMMON, "epochs": 6, "trained": trained}
+    one = make_job("one", **asked)
     expected = carry_out(one)
     assert expected is not None
-    two = make_job(
-        "two", epochs=6, trained="all", devices=2, device="cpu", checkpointing=True, **COMMON
-    )
+    two = make_job("two", devices=2, device="cpu", checkpointing=True, **asked)
     assert start(two).wait(timeout=120) == 0
     assert_alike(objects, one, two, expected)
 
