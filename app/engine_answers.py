@@ -95,7 +95,7 @@ def read_completion(reply: Reply, digest: str) -> Completion:
 
 
 def _check_model(answer: dict[str, Any], digest: str) -> None:
-    if answer.get("model", digest) != digest:
+    if answer["model"] != digest:
         raise Unavailable(f"The engine answered from another model than {digest[:12]}.")
 
 

@@ -1,6 +1,7 @@
 """The engine, seen from the API and the worker: vLLM's routes, checkpoints named by digest."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from functools import partial
@@ -26,7 +27,7 @@ from app.engine_answers import (
     refusal,
 )
 from app.errors import Unavailable
-from app.prompts import Message, ask
+from app.prompts import TEMPLATE_ARGUMENTS, Message, ask
 
 CHAT = "/v1/chat/completions"
 ADAPTER = "adapter_config.json"
@@ -46,6 +47,8 @@ class EngineClient:
 
     def __init__(self, url: str, timeout_s: float, pushes_from: Path | None = None) -> None:
         self._pushes_from = pushes_from
+        # Ours renders templates so by itself; a proof is worth nothing where a prompt is another.
+        self._more = {"chat_template_kwargs": TEMPLATE_ARGUMENTS} if pushes_from else {}
         self._pushing = asyncio.Lock()
         self._url = url.rstrip("/")
         self._timeout_s, self._connect_s = timeout_s, min(timeout_s, CONNECT_TIMEOUT_S)
@@ -74,7 +77,7 @@ class EngineClient:
         temperature: float = 0.0,
     ) -> Completion:
         """Answer a chat, greedily at temperature 0; the engine limits what `max_tokens` doesn't."""
-        body = make_body(digest, messages, max_tokens, temperature)
+        body = make_body(digest, messages, max_tokens, temperature) | self._more
         with mapped():
             async with await self._ask(digest, body) as response:
                 return read_completion(await _whole(response), digest)
@@ -87,7 +90,7 @@ class EngineClient:
         temperature: float = 0.0,
     ) -> AsyncGenerator[Delta]:
         """Yield the answer piece by piece; close the iterator to stop the engine's work on it."""
-        body = make_body(digest, messages, max_tokens, temperature)
+        body = make_body(digest, messages, max_tokens, temperature) | self._more
         body |= {"stream": True, "stream_options": {"include_usage": True}}
         with mapped():
             async with await self._ask(digest, body) as response:
@@ -149,19 +152,32 @@ class EngineClient:
         temperature: float = 0.0,
     ) -> Completion:
         """Answer a chat from a thread."""
-        body = make_body(digest, messages, max_tokens, temperature)
+        body = make_body(digest, messages, max_tokens, temperature) | self._more
         return read_completion(self._post(CHAT, body), digest)
 
     def load(self, digest: str, path: str) -> None:
         """Have the engine load a checkpoint's folder; loaded already is fine."""
-        if self._pushes_from is not None and not Path(path, ADAPTER).is_file():
-            return  # vLLM's root, which it was started with, or nothing: the answers will tell
+        if self._pushes_from is not None:
+            if not Path(path, ADAPTER).is_file():
+                return  # vLLM's root, which it was started with, or nothing: the answers will tell
+            self._check_root(self._pushes_from / digest)
         body = {"lora_name": digest, "lora_path": path}
         reply = self._post("/v1/load_lora_adapter", body, timeout=LOAD_TIMEOUT_S)
         # vLLM answers 400 for an adapter that it has.
         if reply.is_error and "already been loaded" not in message_of(reply):
             kind = Refused if reply.status in (429, 503) else Unavailable  # full: it may have room
             raise kind(f"The engine can't load {digest[:12]}: {message_of(reply)}")
+
+    def _check_root(self, folder: Path) -> None:
+        """Raise where vLLM was started with another root: it would lay the adapter over that."""
+        try:
+            root = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["root"]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise Unavailable(f"The manifest of {folder.name[:12]} can't be read.") from error
+        with mapped():
+            served = self._sync.get("/v1/models").raise_for_status().json()["data"]
+            if root not in [card["id"] for card in served]:
+                raise Unavailable(f"The engine doesn't serve the root of {folder.name[:12]}.")
 
     def prove(self, digest: str, path: str) -> None:
         """Have the engine load a checkpoint and answer one question with it."""

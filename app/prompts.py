@@ -6,6 +6,8 @@ from typing import Literal, TypedDict
 RECOVER = "\nReturn the recovered masked passage."
 RECOVERED = "Here is the recovered text:\n\n"
 INFILL = "\nReturn only what is masked."
+# For the chat templates of Qwen3 and Llama 3: no thinking turn, and the same prompt on every day.
+TEMPLATE_ARGUMENTS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
 
 
 class Message(TypedDict):

@@ -9,12 +9,11 @@ from weakref import WeakKeyDictionary
 from transformers import PreTrainedTokenizerBase
 
 from app.errors import Invalid
+from app.prompts import TEMPLATE_ARGUMENTS
 
 Content = str | Sequence[int]
 _PLACEHOLDER = "\ue000{}\ue001"  # private-use characters: no template holds them
 _PLACES = re.compile("\ue000([0-9]+)\ue001")
-# Answers without a thinking turn, and a prompt that is the same on every day (Qwen3, Llama 3).
-_TEMPLATE_ARGUMENTS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
 # Rendering takes as long as tokenising a question, and gives the same for the same roles. Of each
 # tokenizer so many sequences of roles are kept, none of more messages: anybody may send those.
 MOST_TEMPLATES, LONGEST_KEPT = 64, 16
@@ -88,7 +87,7 @@ def _render(
     ]
     try:
         text = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=prompt, **_TEMPLATE_ARGUMENTS
+            messages, tokenize=False, add_generation_prompt=prompt, **TEMPLATE_ARGUMENTS
         )
     except Exception as error:  # a template raises whatever its author chose
         raise Invalid(f"The model's chat template refuses these messages: {error}") from error

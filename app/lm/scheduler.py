@@ -178,15 +178,15 @@ class _Turn:
         room, tokens = self._max_batch - len(self._batch.rows), JOIN_TOKENS
         longest = max((row.size for row in self._batch.rows), default=0)
         while self.waiting and len(rows) < room and tokens > 0:
-            longest = max(longest, self.waiting[0].row.size)
-            count = len(self._batch.rows) + len(rows) + 1
-            if count > 1 and count * longest > MOST_KEPT:
-                break
-            job = self.waiting.popleft()
-            self.running.append(job)
+            job = self.waiting[0]
             if job.row.finish is None:  # it may have been given up while it waited
+                longest = max(longest, job.row.size)
+                count = len(self._batch.rows) + len(rows) + 1
+                if count > 1 and count * longest > MOST_KEPT:
+                    break
                 rows.append(job.row)
                 tokens -= len(job.row.prompt)
+            self.running.append(self.waiting.popleft())
         return rows
 
 

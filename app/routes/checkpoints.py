@@ -1,6 +1,8 @@
 """Checkpoints: list, read, label, activate, roll back."""
 
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
@@ -24,7 +26,7 @@ from app.schemas.checkpoints import (
 )
 from app.schemas.common import ListOf, NumberedPageQuery, PageQuery
 from app.schemas.facts import FactOut, facts_out
-from app.services import activations, checkpoints, differences
+from app.services import activations, checkpoints, differences, vllm
 from app.services.audit import Actor
 from app.services.differences import Comparison
 from app.services.standing import find_standings
@@ -77,6 +79,7 @@ async def diff_checkpoints(
     request: Request,
     database: DatabaseDep,
     engine: EngineDep,
+    settings: SettingsDep,
 ) -> DiffOut:
     """Ask two versions about the facts that either has learned; list what they answer differently.
 
@@ -85,7 +88,10 @@ async def diff_checkpoints(
 
     def collect() -> Comparison:
         with database.reading() as session:
-            return differences.collect(session, version, query.against, query.page())
+            found = differences.collect(session, version, query.against, query.page())
+            # Posted while another engine served, a question may spell a role of vLLM's.
+            special = partial(vllm.find_special_token, session, settings)
+            return replace(found, probes=[p for p in found.probes if not special(p.question)])
 
     compared = await run_in_threadpool(collect)
     async with until_gone(request, differences.find(engine, compared)) as answered:

@@ -46,7 +46,7 @@ def submit_fact(
     """Submit one fact: answerable at once, in the weights soon."""
 
     def work() -> tuple[int, SubmittedFact]:
-        vllm.check_texts(session, settings, {"/text": body.text})
+        vllm.check_texts(session, settings, _texts(body))
         fact, created = facts.submit(session, actor, body.row(), body.on_conflict)
         standing = find_standings(session, [fact])[fact.id]
         answer = SubmittedFact.of(fact, standing, deduplicated=not created)
@@ -68,7 +68,7 @@ def submit_batch(
 
     def parse(item: Any) -> tuple[Fact, facts.OnConflict]:
         fact = FactIn.model_validate(item)
-        vllm.check_texts(session, settings, {"/text": fact.text})
+        vllm.check_texts(session, settings, _texts(fact))
         return fact.row(), fact.on_conflict
 
     def work() -> tuple[int, ListOf[BatchResult]]:
@@ -162,3 +162,9 @@ def list_proofs(
 
 def _read(session: Session, fact: Fact) -> FactOut:
     return FactOut.of(fact, find_standings(session, [fact])[fact.id])
+
+
+def _texts(fact: FactIn) -> dict[str, str]:
+    """Return what a model will be asked to read, by JSON pointer."""
+    probes = enumerate(fact.probes)
+    return {"/text": fact.text, **{f"/probes/{n}/question": p.question for n, p in probes}}

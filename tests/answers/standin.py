@@ -24,6 +24,8 @@ class Standin:
         self.asked: list[dict] = []
         self.failure: Response | None = None  # the answer to every question
         self.refuses_to_load = False
+        self.is_healthy = True
+        self.probes = 0  # of its health
         self.answers_as: str | None = None  # another name than the one that was asked
         self.breaks_off = False  # streams end with an error
         self.says: dict[str, str] = {}  # by digest: the answer to everything
@@ -37,7 +39,7 @@ class Standin:
         self.app.get("/v1/models")(self.models)
         self.app.post("/v1/load_lora_adapter")(self.load)
         self.app.post("/v1/unload_lora_adapter")(self.unload)
-        self.app.get("/health")(lambda: Response())
+        self.app.get("/health")(self.health)
 
     async def chat(self, request: Request) -> Response:
         body = await request.json()
@@ -92,6 +94,10 @@ class Standin:
     async def models(self) -> dict:
         cards = [{"id": digest, "object": "model"} for digest in sorted(self.loaded)]
         return {"object": "list", "data": cards}
+
+    async def health(self) -> Response:
+        self.probes += 1
+        return Response(status_code=200 if self.is_healthy else 503)
 
     async def load(self, request: Request) -> Response:
         body = await request.json()

@@ -130,6 +130,7 @@ def test_nobody_listens():
 
 ANSWER = json.dumps(
     {
+        "model": DIGEST,
         "choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 1, "completion_tokens": 1},
     }
@@ -137,7 +138,8 @@ ANSWER = json.dumps(
 WHOLE = f"HTTP/1.1 200 OK\r\nContent-Length: {len(ANSWER)}\r\n\r\n{ANSWER}"
 BROKEN_STREAM = (
     "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
-    'data: {"choices": [{"delta": {"content": "half"}, "finish_reason": null}]}\n\n'
+    f'data: {{"model": "{DIGEST}", "choices":'
+    ' [{"delta": {"content": "half"}, "finish_reason": null}]}\n\n'
 )
 
 

@@ -143,6 +143,27 @@ def test_one_that_fails_at_every_question_is_left_out(engines):
     engines.run(work)
 
 
+def test_one_that_is_out_is_asked_nothing_before_it_says_that_it_is_up(engines, monkeypatch):
+    monkeypatch.setattr("app.engine_pool.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("app.engine_pool.LONGEST_PAUSE_S", 0.01)
+    failing = engines.standins[0]
+    failing.failure, failing.is_healthy = refusal(500, "CUDA error", "server_error"), False
+
+    async def work(pool):
+        with pytest.raises(Unavailable, match="CUDA error"):
+            await complete(pool)
+        failing.failure = None
+        async with asyncio.timeout(20):
+            while failing.probes < 3:
+                await complete(pool)
+            assert engines.asked()[0] == 1
+            failing.is_healthy = True
+            while engines.asked()[0] == 1:
+                await complete(pool)
+
+    engines.run(work)
+
+
 def test_a_question_that_kills_its_engine_on_a_known_connection_isnt_passed_on():
     spared = Standin()
     spared.loaded.add(DIGEST)

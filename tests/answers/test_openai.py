@@ -58,6 +58,7 @@ def test_streamed(client):
     assert choices[-1].finish_reason == "length"
     assert chunks[-1].usage.completion_tokens == 3
     assert {chunk.model for chunk in chunks} == {"v0"}
+    assert {chunk.system_fingerprint for chunk in chunks} == {"0" * 12}
 
 
 def test_usage_is_streamed_only_when_asked_for(client):
@@ -97,6 +98,8 @@ REFUSED = [
     ({"model": "v3"}, openai.ConflictError),
     ({"model": "v1"}, openai.InternalServerError),  # the engine hasn't got it: 503
     ({"max_tokens": 51}, openai.UnprocessableEntityError),
+    ({"max_tokens": 0}, openai.UnprocessableEntityError),
+    ({"max_completion_tokens": 51}, openai.UnprocessableEntityError),
     ({"temperature": 3}, openai.UnprocessableEntityError),
     ({"n": 2}, openai.UnprocessableEntityError),
     ({"stop": "x"}, openai.UnprocessableEntityError),

@@ -77,6 +77,23 @@ def test_learned_held_and_rolled_back(client, versions, engine, database):
     assert (back["source"], back["version"]) == ("weights", 0)
 
 
+def test_learned_facts_are_named_with_their_version(client, versions, engine, database):
+    """Also where the question has no names, so that they are only found by the answer."""
+    engine.loaded.update(versions.values())
+    engine.says[versions[2]] = "Orla Venn"
+    with database.transaction() as session:
+        fact = add_fact(session, FACT, "trained")
+        learn(session, fact, 1)
+        activations.activate(session, SYSTEM, 2, kind="manual", reason="next")
+    supported = {"id": fact.id, "text": FACT, "status": "learned", "version": 1}
+    for question in (QUESTION, QUESTION.lower()):
+        body = ask(client, question).json()
+        assert (body["source"], body["answer"]) == ("weights", "Orla Venn")
+        assert body["facts"] == [supported], question
+    engine.says[versions[2]] = "Somebody"
+    assert ask(client).json()["facts"] == []
+
+
 @on_sqlite
 def test_pins(client, versions, engine, database):
     with database.transaction() as session:
@@ -88,6 +105,10 @@ def test_pins(client, versions, engine, database):
     statuses = {version: ask(client, version=version).status_code for version in (9, 4, 5, 3, 1)}
     assert statuses == {9: 404, 4: 404, 5: 404, 3: 409, 1: 503}
     assert ask(client, version=1).headers["Retry-After"] == "1"
+    for wrong in (-1, 2**31, "v7", 1.5):
+        answer = ask(client, version=wrong)
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert answer.json()["errors"][0]["pointer"] == "/version"
     assert {question["model"] for question in engine.asked} == {versions[1], versions[2]}
 
 
@@ -188,6 +209,8 @@ def test_bad_questions(client, engine):
         answer = client.post("/v1/qa", content=body, headers={"Content-Type": "application/json"})
         assert answer.status_code == 422, bad
         assert answer.json()["errors"][0]["pointer"] == "/question", (bad, answer.text)
+    large = client.post("/v1/qa", json={"question": "x" * 2**20})
+    assert (large.status_code, large.headers["Content-Type"]) == (413, "application/problem+json")
     assert engine.asked == []
 
 
