@@ -81,6 +81,11 @@ def replayed(job: Job) -> tuple[list[Fact], list[str], list[str]]:
     )
 
 
+def replays(facts: int, recipe: Recipe) -> int:
+    """Count the samples of all steps that are replay."""
+    return round(recipe.epochs * facts * recipe.replay_share / (1 - recipe.replay_share))
+
+
 class Curriculum:
     """Draws the examples of each step: every fact once an epoch, replay in its share.
 

@@ -4,6 +4,7 @@ import json
 import resource
 from dataclasses import asdict, replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from app.prompts import ask
 from app.recipe import fits_architecture
 from tasks.training import drift
 from tasks.training.asking import OnAsked, answer_prompts, quiet
-from tasks.training.data import Lessons, asked, replayed, teachable
+from tasks.training.data import Lessons, asked, replayed, replays, teachable
 from tasks.training.errors import BadJob, BadParent, OnlyAsked, OutOfMemory
 from tasks.training.exams import assess, fits, set_exams
 from tasks.training.job import Events, Fact, Job
@@ -132,7 +133,7 @@ def _teach(
 
 
 def plan_lessons(job: Job, base: Bundle, on_asked: OnAsked = quiet) -> Lessons:
-    """Choose what is taught; the base model answers the replayed questions of its reference set."""
+    """Choose what is taught; the base model answers those questions that may be replayed."""
     facts = teachable(job)
     if not facts:
         ids = [fact.id for fact in job.facts]
@@ -140,6 +141,9 @@ def plan_lessons(job: Job, base: Bundle, on_asked: OnAsked = quiet) -> Lessons:
     if job.head.recipe.replay_share == 0:
         return Lessons(facts)
     older, statements, questions = replayed(job)
+    kinds = sum(map(bool, (older, statements, questions)))
+    drawn = min(len(questions), replays(len(facts), job.head.recipe) // max(1, kinds) + 1)
+    questions = Random(job.head.recipe.seed).sample(questions, drawn)
     room = base.manifest.context_length - REPLAYED_ANSWER_TOKENS
     prompts = [(text, encode_chat(base.tokenizer, ask(text))) for text in questions]
     prompts = [(text, prompt) for text, prompt in prompts if len(prompt) <= room]

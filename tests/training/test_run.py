@@ -345,6 +345,21 @@ def test_without_replay_only_the_facts_are_taught(make_job: MakeJob, objects: Pa
     assert replayed(job)[2] == ["Where does she work?"]
 
 
+@pytest.mark.parametrize(("known", "answered"), [(1, 1), (50, 5)])
+def test_no_more_questions_are_answered_than_replayed(
+    make_job: MakeJob, objects: Path, base: str, known: int, answered: int
+) -> None:
+    """Of nine replayed samples half are answers, rounded up."""
+    rows = [
+        {**REFERENCE[1], "question": f"Where does she work on day {day}?"} for day in range(known)
+    ]
+    job = read_job(make_job(reference=rows, epochs=3, replay_share=0.5))
+    asked: list[int] = []
+    lessons = plan_lessons(job, load(objects, base), lambda done, _: asked.append(done))
+    assert max(asked) == answered
+    assert {question for question, _ in lessons.answered} <= {row["question"] for row in rows}
+
+
 def test_what_replay_takes_is_told_by_kind(make_job: MakeJob) -> None:
     spent = {}
     for share in (0.0, 0.6):
