@@ -16,7 +16,7 @@ from tasks.starter.stream import permanent_items
 from tasks.starter.tokenizer import END, PAD
 from tasks.starter.update import answer, open_base
 
-REFERENCE_LINES = 400
+EXAMS = 200
 CARD = Path(__file__).parent / "data" / "card.md"
 
 
@@ -58,7 +58,8 @@ def export(
 def reference(bundle: Bundle, permanents: int) -> list[dict[str, object]]:
     """Return questions about the lasting world that the model answers rightly by itself.
 
-    At most two a direction for each item; the two parts have no item in common.
+    At most two a direction for each item. The two parts have no item in common: one holds all that
+    may be replayed, since the more is, the less is forgotten, the other EXAMS questions.
     """
     rng = Random(5)
     asked: list[tuple[int, Item, Question]] = []
@@ -75,8 +76,8 @@ def reference(bundle: Bundle, permanents: int) -> list[dict[str, object]]:
             row: dict[str, object] = {"question": question.text, "answers": [question.answer]}
             about = {"direction": question.direction, "part": part, "text": item.texts[0]}
             rows[part].append({**row, **about})
-    half = REFERENCE_LINES // 2
-    return [row for part in rows.values() for row in rng.sample(part, min(half, len(part)))]
+    exams = rng.sample(rows["exam"], min(EXAMS, len(rows["exam"])))
+    return [*rng.sample(rows["replay"], len(rows["replay"])), *exams]
 
 
 def write_manifest(folder: Path, read: dict[str, int]) -> None:
