@@ -35,9 +35,10 @@ class Engine(BaseHTTPRequestHandler):
     """Loads everything and answers everything, as vLLM's routes do."""
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         message = {"role": "assistant", "content": "Yes."}
         answer = {
+            "model": asked.get("model"),
             "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
         }
