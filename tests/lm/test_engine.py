@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -345,6 +346,27 @@ def test_rows_too_wide_to_run_together_wait_for_each_other(
         assert found == answers(tiny, "llama", asked)
         assert max(widths) <= together
     assert max(widths) > 1
+
+
+def test_a_wide_row_that_was_given_up_holds_up_nobody(
+    tiny: TinyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "MOST_KEPT", 100)
+    turn = scheduler._Turn(load(tiny.path, tiny.digests["llama"]), 8)
+
+    def wait(tokens: int) -> scheduler.Job:
+        job = scheduler.Job(turn._bundle, Row([5] * tokens, 9), deadline=float("inf"))
+        turn.waiting.append(job)
+        return job
+
+    wait(4)
+    turn.advance()
+    wide, narrow = wait(90), wait(4)
+    turn.advance()
+    assert turn.waiting == deque([wide, narrow])
+    wide.cancel()
+    assert turn.advance() == [wide]
+    assert [len(job.row.prompt) for job in turn.running] == [4, 4]
 
 
 def test_an_answer_has_a_deadline(engine: Start, tiny: TinyStore):
