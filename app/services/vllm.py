@@ -1,7 +1,7 @@
 """What can't be asked of vLLM: refused before anything is stored or computed (docs/vllm.md)."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -64,18 +64,26 @@ def check_texts(reader: Reader, settings: Settings, texts: Mapping[str, str]) ->
 
     Our own engine reads such text as text; vLLM reads the token, so it could fake a role.
     """
+    tokens = _tokens_of(reader, settings)
     for pointer, text in texts.items():
-        if token := find_special_token(reader, settings, text):
+        if token := _find(tokens, text):
             raise Invalid(f"spells `{token}`, a special token of the model", pointer=pointer)
 
 
 def find_special_token(reader: Reader, settings: Settings, text: str) -> str | None:
     """Return a special token that vLLM would read in the text, if there is one."""
-    if settings.engine_kind != "vllm":
-        return None
-    base = reader.scalar(select(Checkpoint.digest).where(Checkpoint.version == 0))
-    tokens = _special_tokens(settings.store / "objects" / base) if base else ()
+    return _find(_tokens_of(reader, settings), text)
+
+
+def _find(tokens: Sequence[str], text: str) -> str | None:
     return next((token for token in tokens if token in text), None)
+
+
+def _tokens_of(reader: Reader, settings: Settings) -> tuple[str, ...]:
+    if settings.engine_kind != "vllm":
+        return ()
+    base = reader.scalar(select(Checkpoint.digest).where(Checkpoint.version == 0))
+    return _special_tokens(settings.store / "objects" / base) if base else ()
 
 
 @lru_cache(4)
