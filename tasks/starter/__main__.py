@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from statistics import mean
 
-from app.lm.memory import reuse_memory
 from app.recipe import Recipe
 from tasks.starter.build import build
 from tasks.starter.evaluate import measure, overlay, written
@@ -35,7 +34,6 @@ def main() -> None:
     asked.add_argument("--written", type=Path, nargs="*", default=[], help="files of facts")
     asked.add_argument("--overlay", type=int, default=0, help="so many statements in context")
     options = parser.parse_args()
-    reuse_memory()
     if options.command == "build":
         if options.out is None and options.architecture != "causal":
             made.error("name a folder with --out: the causal model is what ships")

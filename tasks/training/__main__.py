@@ -9,13 +9,17 @@ import os
 import shutil
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from app.errors import DomainError
+from app.lm import store
 from app.lm.memory import reuse_memory
+from app.recipe import SMALL_MODEL_PARAMETERS
 from tasks.training.errors import LAUNCHER, TrainingError
-from tasks.training.job import Events, read_job, write_result
+from tasks.training.job import Events, Head, read_job, write_result
 from tasks.training.launch import devices_of, launch
 
 SUPERVISOR = int(os.environ.get(LAUNCHER, os.getppid()))
@@ -56,15 +60,16 @@ def carry_out(folder: Path) -> dict[str, Any] | None:
     """
     # cuBLAS reads this once, when torch first uses the GPU; without it sums vary from run to run.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    reuse_memory()
-    import torch
-
-    from tasks.training.run import run
-    from tasks.training.spread import join
-
     events = Events(folder) if IS_FIRST else None
     try:
         job = read_job(folder)
+        if _is_large(job.head):
+            reuse_memory()
+        import torch
+
+        from tasks.training.run import run
+        from tasks.training.spread import join
+
         spread = join(job.head.recipe)
         torch.set_num_threads(max(1, job.head.threads // spread.size))
         # A GPU lacks a few deterministic kernels: it warns there and goes on.
@@ -77,6 +82,13 @@ def carry_out(folder: Path) -> dict[str, Any] | None:
     finally:
         if events:
             events.close()
+
+
+def _is_large(head: Head) -> bool:
+    """Say whether the parent's steps gain by more memory; one that can't be read is told later."""
+    with suppress(DomainError):
+        return store.manifest_of(head.store, head.parent).parameters >= SMALL_MODEL_PARAMETERS
+    return False
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
