@@ -43,7 +43,11 @@ class Curve:
         self, base: Bundle, rows: Sequence[Reference], subjects: Sequence[Subject]
     ) -> None:
         self._subjects = subjects
-        self._kept = [exam_of(row) for row in rows if row.part == "exam"]
+        rehearsed = {row.text for row in rows if row.part == "replay"} - {None}
+        exams = [row for row in rows if row.part == "exam"]
+        exams.sort(key=lambda row: row.text in rehearsed)
+        self._unlisted = sum(row.text not in rehearsed for row in exams)  # these come first
+        self._kept = [exam_of(row) for row in exams]
         self._before = answer_all(base, self._kept, quiet)
         self._yardstick = drift.record(base, drift.texts_of(rows))
         self.first: list[int] = []  # of each fact so far, was it proven in its own update?
@@ -63,13 +67,16 @@ class Curve:
     def look(self, bundle: Bundle, updates: int) -> None:
         """Ask all that was taught so far, and the reference questions; add a point."""
         self._last = proven(bundle, self._subjects[: len(self.first)])
-        self._lost = compare(self._kept, self._before, answer_all(bundle, self._kept, quiet))
+        told = [self._kept, self._before, answer_all(bundle, self._kept, quiet)]
+        self._lost = compare(*told)
+        unlisted = compare(*(part[: self._unlisted] for part in told))
         still = sum(map(int.__and__, self.first, self._last))
         point = {
             "updates": updates,
             "proven": sum(self._last) / len(self._last),
             "still": still / max(1, sum(self.first)),
             "lost": self._lost.lost / max(1, self._lost.before),
+            "unlisted": unlisted.lost / max(1, unlisted.before),
             "seconds": self._seconds / self._lessons,
         }
         self._points.append(point)

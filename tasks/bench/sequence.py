@@ -65,7 +65,7 @@ class Plan:
     seeds: int = 3
     recipe: dict[str, Any] = field(default_factory=dict)
     threads: int = 2
-    kept: int = 100
+    kept: int = 200
 
 
 QUICK = {"updates": 2, "size": 2, "seeds": 1, "recipe": {"epochs": 1}, "kept": 5}
@@ -155,6 +155,7 @@ def _point(arm: str, cells: list[Cell], at: int) -> dict[str, str]:
         "proven of all facts so far": f"{found['proven']:.2f}",
         "still": f"{found['still']:.1%}",
         "reference lost": f"{found['lost']:.1%}",
+        "of what isn't rehearsed": f"{found['unlisted']:.1%}",
         "seconds a lesson": f"{found['seconds']:.2f}",
     }
 

@@ -17,6 +17,8 @@ from tasks.starter.tokenizer import END, PAD
 from tasks.starter.update import answer, open_base
 
 EXAMS = 200
+UNLISTED = 6  # of so many lasting items one is never rehearsed
+Row = dict[str, object]
 CARD = Path(__file__).parent / "data" / "card.md"
 
 
@@ -58,26 +60,44 @@ def export(
 def reference(bundle: Bundle, permanents: int) -> list[dict[str, object]]:
     """Return questions about the lasting world that the model answers rightly by itself.
 
-    At most two a direction for each item. The two parts have no item in common: one holds all that
-    may be replayed, since the more is, the less is forgotten, the other EXAMS questions.
+    Of EXAMS questions half are about items that are rehearsed by others of their questions, half
+    about items that nothing rehearses: what they lose is what a model loses that nobody listed.
+    All others about the rehearsed items may be replayed, since what is rehearsed stays.
     """
     rng = Random(5)
-    asked: list[tuple[int, Item, Question]] = []
-    for number, item in enumerate(permanent_items(permanents, 1)):
+    replay: list[Row] = []
+    others: list[Row] = []
+    unlisted: list[Row] = []
+    for number, rows in enumerate(_known(bundle, permanents, rng)):
+        if number % UNLISTED == 0:
+            unlisted += rows
+            continue
+        if len(rows) > 1:
+            others.append(rows.pop(rng.randrange(len(rows))))
+        replay += rows
+    halves = [rng.sample(rows, min(EXAMS // 2, len(rows))) for rows in (others, unlisted)]
+    exams = [row for half in halves for row in half]
+    replay += [row for row in others if row not in exams]
+    parts = {"replay": rng.sample(replay, len(replay)), "exam": rng.sample(exams, len(exams))}
+    return [{**row, "part": part} for part, rows in parts.items() for row in rows]
+
+
+def _known(bundle: Bundle, permanents: int, rng: Random) -> list[list[Row]]:
+    """Return, for each lasting item, at most two questions a direction that are answered rightly."""
+    asked: list[tuple[Item, Question]] = []
+    items = permanent_items(permanents, 1)
+    for item in items:
         for direction in ("forward", "backward"):
             fitting = {q.text: q for q in item.questions if q.direction == direction}
             chosen = rng.sample(sorted(fitting), min(2, len(fitting)))
-            asked += [(number, item, fitting[text]) for text in chosen]
-    replies = answer(bundle, [question for _, _, question in asked])
-    rows: dict[str, list[dict[str, object]]] = {"replay": [], "exam": []}
-    for (number, item, question), reply in zip(asked, replies, strict=True):
+            asked += [(item, fitting[text]) for text in chosen]
+    replies = answer(bundle, [question for _, question in asked])
+    known: dict[int, list[Row]] = {id(item): [] for item in items}
+    for (item, question), reply in zip(asked, replies, strict=True):
         if reply == question.answer:
-            part = "replay" if number % 2 else "exam"
-            row: dict[str, object] = {"question": question.text, "answers": [question.answer]}
-            about = {"direction": question.direction, "part": part, "text": item.texts[0]}
-            rows[part].append({**row, **about})
-    exams = rng.sample(rows["exam"], min(EXAMS, len(rows["exam"])))
-    return [*rng.sample(rows["replay"], len(rows["replay"])), *exams]
+            row: Row = {"question": question.text, "answers": [question.answer]}
+            known[id(item)].append(row | {"direction": question.direction, "text": item.texts[0]})
+    return list(known.values())
 
 
 def write_manifest(folder: Path, read: dict[str, int]) -> None:

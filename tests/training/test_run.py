@@ -15,6 +15,7 @@ from app.lm.chat import encode_text
 from app.lm.generation import generate
 from app.lm.loading import Bundle, load
 from app.recipe import Recipe
+from tasks.training import __main__ as trainer
 from tasks.training import loop
 from tasks.training.__main__ import carry_out
 from tasks.training.data import Curriculum, Lessons, replayed
@@ -106,6 +107,17 @@ def test_a_full_checkpoint_keeps_the_type_and_the_files_of_its_parent(
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         parent = store.path_of(objects, base) / name
         assert (folder / "checkpoint" / name).read_bytes() == parent.read_bytes()
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_only_a_large_model_keeps_the_memory_that_it_frees(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    told: list[bool] = []
+    monkeypatch.setattr(trainer, "reuse_memory", lambda: told.append(True))
+    monkeypatch.setattr(trainer, "SMALL_MODEL_PARAMETERS", 1 if large else 10**9)
+    carry_out(make_job(device="cuda"))
+    assert bool(told) is large
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here there is a GPU")
