@@ -24,7 +24,7 @@ class Recipe(BaseModel):
     )
     lr: float = Field(8e-4, gt=0, description="Peak learning rate")
     epochs: int = Field(100, ge=1, description="Exposures of each fact")
-    batch_size: int = Field(32, ge=1, description="Facts in one step")
+    batch_size: int = Field(64, ge=1, description="Facts in one step")
     warmup_share: float = Field(0.02, ge=0, le=1, description="Share of steps with rising lr")
     decay_share: float = Field(0.3, ge=0, le=1, description="Share of steps with falling lr")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's, not on norms and biases")

@@ -1,6 +1,6 @@
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, Index, String, Text, literal_column, text
+from sqlalchemy import JSON, ForeignKey, Index, String, Text, literal_column, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.db import utc_now
@@ -44,6 +44,9 @@ class Fact(Base):
     valid_from: Mapped[datetime | None]
     valid_until: Mapped[datetime | None]
     details: Mapped[JsonObject] = mapped_column("metadata", default=dict)
+    studied: Mapped[list[list[str]]] = mapped_column(
+        JSON, default=list, doc="Questions that the model wrote about it, each with its answer"
+    )
     tries: Mapped[int] = mapped_column(default=0, doc="Updates without proof; three: failed")
     error: Mapped[str | None] = mapped_column(Text, doc="Why it failed or was rejected")
     superseded_by: Mapped[str | None] = mapped_column(ForeignKey("facts.id"))

@@ -15,7 +15,8 @@ from app.services import activations, controls, lapses, relevance, updates
 from app.services.runs import TAUGHT, Run
 from app.services.search import find_forms, is_postgres, matching, write_query
 
-REPLAYED = EXAMINED = 128  # older facts that are rehearsed, and others that are only asked
+REPLAYED = 512  # older facts that are rehearsed at most
+EXAMINED = 128  # older facts that are asked at most, drawn from all, rehearsed or not
 LIKENED = 16  # taught facts for which neighbours are looked for
 NEIGHBOURS = 2  # of each
 
@@ -43,14 +44,12 @@ def collect(session: Session, run: Run) -> Job:
     learned = and_(Fact.status == "trained", lapses.learned_in(line))
     older = session.scalars(select(Fact.id).where(learned).order_by(Fact.id)).all()
     chooser = random.Random(f"{row.recipe['seed']} {row.id}")
-    sample = chooser.sample(older, min(len(older), REPLAYED + EXAMINED))
-    # Half of a small ledger is replayed, half is only asked.
-    examined = sample[: min(EXAMINED, len(sample) // 2)]
-    replayed = sample[len(examined) :]
+    replayed = chooser.sample(older, min(len(older), REPLAYED))
+    examined = chooser.sample(older, min(len(older), EXAMINED))
     taught = _with_probes(session, Fact.id.in_(held), Fact.status.in_(TAUGHT))
     withdrawn = controls.collect(session, row, taught)
     alike = chooser.sample(taught, min(len(taught), LIKENED))
-    neighbours = _neighbours(session, alike, learned, set(sample))
+    neighbours = _neighbours(session, alike, learned, {*examined})
     return Job(
         parent=parent.digest,
         base=session.get_one(Checkpoint, 0).digest,
@@ -58,7 +57,7 @@ def collect(session: Session, run: Run) -> Job:
         recipe=row.recipe,
         facts=[_lesson(fact) for fact in taught],
         replay=[
-            {**_lesson(fact), "part": part}
+            {**_lesson(fact), "studied": fact.studied, "part": part}
             for part, ids in (
                 ("replay", replayed),
                 ("exam", examined),

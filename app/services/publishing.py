@@ -154,6 +154,8 @@ def _record_proofs(
                 Proof(fact_id=fact.id, version=version, **probe.model_dump())
                 for probe in [*fact.probes, *fact.foils]
             )
+    if studied := [{"id": f.id, "studied": f.studied} for f in facts if f.id in taught]:
+        session.execute(update(Fact), studied)
     session.flush()
 
 

@@ -30,6 +30,7 @@ class ProvenFact(BaseModel):
     proven: bool
     probes: list[ProvenProbe]
     foils: list[ProvenProbe] = []
+    studied: list[tuple[str, str]] = []  # questions that the parent wrote, each with its answer
 
     def written(self) -> list[Probe]:
         """Make the rows of the probes that the trainer wrote."""

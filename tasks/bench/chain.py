@@ -67,9 +67,10 @@ class Curve:
     def look(self, bundle: Bundle, updates: int) -> None:
         """Ask all that was taught so far, and the reference questions; add a point."""
         self._last = proven(bundle, self._subjects[: len(self.first)])
-        told = [self._kept, self._before, answer_all(bundle, self._kept, quiet)]
-        self._lost = compare(*told)
-        unlisted = compare(*(part[: self._unlisted] for part in told))
+        told = answer_all(bundle, self._kept, quiet)
+        self._lost = compare(self._kept, self._before, told)
+        few = slice(self._unlisted)
+        unlisted = compare(self._kept[few], self._before[few], told[few])
         still = sum(map(int.__and__, self.first, self._last))
         point = {
             "updates": updates,
@@ -111,15 +112,18 @@ class Chain:
         course = Course(random.Random(self.recipe.seed), again)
         starts = range(0, len(subjects), self.size)
         shown = {starts[len(starts) * point // POINTS - 1] for point in range(1, POINTS + 1)}
+        known: dict[str, Fact] = {}
         for start in starts:
             new = subjects[start : start + self.size]
             taught, replayed = course.plan(new)
-            lessons = self._lessons(taught, replayed)
+            older = [known[subject.id] for subject in replayed]
+            lessons = self._lessons(taught, older)
             with curve.timed(len(taught)):
-                texts = [subject.text for subject in taught]
-                studied = study(bundle, texts, exams, self.recipe)
+                facts = study(bundle, lessons.facts, exams, self.recipe)
+                known |= {fact.id: fact for fact in facts}
                 held = None if self.arm == "no base" else base
-                lessons, recipe = replace(lessons, studied=studied), self._recipe(lessons, start)
+                recipe = self._recipe(lessons, start)
+                lessons = replace(lessons, facts=facts)
                 train(bundle, lessons, recipe, on_step=lambda _: None, base=held)
             if trainee.kind == "full":  # as if saved, and opened by the next one
                 bundle.model.to(stored).float()
@@ -131,10 +135,9 @@ class Chain:
                 curve.look(bundle, start // self.size + 1)
         return curve.cell(bundle, course.taught)
 
-    def _lessons(self, taught: Sequence[Subject], older: Sequence[Subject]) -> Lessons:
+    def _lessons(self, taught: Sequence[Subject], older: Sequence[Fact]) -> Lessons:
         facts = [Fact(id=subject.id, text=subject.text) for subject in taught]
-        replayed = [Fact(id=subject.id, text=subject.text) for subject in older]
-        replayed = [] if self.arm in ("no replay", "none") else replayed
+        replayed = [] if self.arm in ("no replay", "none") else older
         if self.arm in ("no reference", "none"):
             return Lessons(facts, replayed)
         rows = [row for row in self.ground.reference if row.part == "replay"]

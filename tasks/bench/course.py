@@ -27,13 +27,13 @@ class Course:
 
     def plan(self, new: Sequence[Subject]) -> tuple[list[Subject], list[Subject]]:
         """Return what the next update teaches and what it replays."""
-        sample = self.rng.sample(self.known, min(len(self.known), REPLAYED + EXAMINED))
-        examined = sample[: min(EXAMINED, len(sample) // 2)]
+        replayed = self.rng.sample(self.known, min(len(self.known), REPLAYED))
+        examined = self.rng.sample(self.known, min(len(self.known), EXAMINED))
         taught = [*new, *self.waiting]
         self.asked = [*taught, *examined]
         self.tries.update(subject.id for subject in taught)
         self.taught += len(taught)
-        return taught, sample[len(examined) :]
+        return taught, replayed
 
     def note(self, bundle: Bundle) -> list[int]:
         """Ask what was taught and some of the rest; return which are proven."""

@@ -137,6 +137,6 @@ def _learn(ground: Ground, subjects: Sequence[Subject], recipe: Recipe) -> Bundl
     if not (taught.statements or taught.answered):
         recipe = recipe.model_copy(update={"replay_share": 0.0})
     exams = {probe.question for subject in subjects for probe in subject.probes}
-    studied = study(bundle, [subject.text for subject in subjects], exams, recipe)
-    train(bundle, replace(taught, studied=studied), recipe, on_step=lambda _: None)
+    studied = study(bundle, taught.facts, exams, recipe)
+    train(bundle, replace(taught, facts=studied), recipe, on_step=lambda _: None)
     return bundle

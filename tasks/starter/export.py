@@ -83,7 +83,7 @@ def reference(bundle: Bundle, permanents: int) -> list[dict[str, object]]:
 
 
 def _known(bundle: Bundle, permanents: int, rng: Random) -> list[list[Row]]:
-    """Return, for each lasting item, at most two questions a direction that are answered rightly."""
+    """Return, for each lasting item, two questions a direction at most, answered rightly."""
     asked: list[tuple[Item, Question]] = []
     items = permanent_items(permanents, 1)
     for item in items:

@@ -51,8 +51,8 @@ def update(
     """
     lasting = lasting or Lasting()
     facts = [Fact(id=str(number), text=text) for number, text in enumerate(texts)]
-    studied = study(bundle, texts, exams, recipe)
-    lessons = Lessons(facts, (), list(lasting.statements), list(lasting.answered), studied)
+    studied = study(bundle, facts, exams, recipe)
+    lessons = Lessons(studied, (), list(lasting.statements), list(lasting.answered))
     thaw(bundle.model, recipe)
     train(bundle, lessons, recipe, on_step=lambda _: None)
 

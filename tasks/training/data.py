@@ -11,6 +11,7 @@ import torch
 
 from app.lm.loading import Bundle
 from app.recipe import Recipe
+from app.scoring import words
 from tasks.training.job import Fact, Job
 from tasks.training.objectives.base import Batch, Example, Objective, collate
 
@@ -28,8 +29,6 @@ class Lessons:
     older: Sequence[Fact] = ()  # replayed: facts and examples of earlier updates
     statements: list[str] = field(default_factory=list)  # replayed, as what follows: the base's
     answered: list[tuple[str, str]] = field(default_factory=list)
-    # By statement, what the parent asked itself about it and answered from it.
-    studied: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 
 
 def hold_out(facts: Sequence[Fact], recipe: Recipe) -> set[str]:
@@ -73,7 +72,13 @@ def replayed(job: Job) -> tuple[list[Fact], list[str], list[str]]:
     What is anybody's exam in this run isn't, whatever part it was given.
     """
     rows, exams = [row for row in job.reference if row.part == "replay"], asked(job)
-    older = [fact for fact in job.older if fact.part == "replay"]
+    taken = {tuple(words(exam)) for exam in exams}
+
+    def leave_exams(fact: Fact) -> Fact:
+        pairs = [pair for pair in fact.studied if tuple(words(pair[0])) not in taken]
+        return fact.model_copy(update={"studied": pairs})
+
+    older = [leave_exams(fact) for fact in job.older if fact.part == "replay"]
     return (
         [fact for fact in older if fact.prompt is None or fact.prompt not in exams],
         list(dict.fromkeys(row.text for row in rows if row.text)),
@@ -128,7 +133,7 @@ class Curriculum:
             yield taught, [*self._teach(taught), *self._replay(len(taught))]
 
     def _teach(self, facts: Sequence[Fact]) -> list[Example]:
-        texts, asked = self._share_out([fact.text for fact in facts if fact.prompt is None])
+        texts, asked = self._share_out([fact for fact in facts if fact.prompt is None])
         pairs = [(fact.prompt, fact.text) for fact in facts if fact.prompt is not None]
         examples = self._objective.examples(texts, self._bundle, self._rng) if texts else []
         if pairs:
@@ -137,15 +142,14 @@ class Curriculum:
             examples += self._objective.answers(asked, self._bundle, self._rng)
         return examples
 
-    def _share_out(self, texts: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
-        """Divide statements into those shown as such, and questions about the others."""
+    def _share_out(self, facts: Sequence[Fact]) -> tuple[list[str], list[tuple[str, str]]]:
+        """Divide facts into statements that are shown as such, and questions about the others."""
         shown, asked = [], []
-        for text in texts:
-            questions = self._lessons.studied.get(text)
-            if questions and self._rng.random() < self._study_share:
-                asked.append(self._rng.choice(questions))
+        for fact in facts:
+            if fact.studied and self._rng.random() < self._study_share:
+                asked.append(self._rng.choice(fact.studied))
             else:
-                shown.append(text)
+                shown.append(fact.text)
         return shown, asked
 
     def _replay(self, taught: int) -> list[Example]:

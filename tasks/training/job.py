@@ -41,12 +41,16 @@ class Probe(Row):
 
 
 class Fact(Row):
-    """One statement to be learned; or an example, where ``text`` is the response to a prompt."""
+    """One statement to be learned; or an example, where ``text`` is the response to a prompt.
+
+    ``studied`` are questions that a model wrote about it, each with its answer: lessons, no exams.
+    """
 
     id: str
     text: str = Field(min_length=1)
     prompt: str | None = Field(None, min_length=1)
     probes: list[Probe] = []
+    studied: list[tuple[str, str]] = []
 
 
 class OlderFact(Fact):

@@ -95,12 +95,16 @@ def _run(job: Job, events: Events, spread: Spread) -> dict[str, Any]:
     if merges:  # as an adapter's model is before all of it is trained
         trainee, steps = prepare(bundle, recipe, job.head.store), list[Step]()
     else:
+        studied = study(bundle, job.facts, asked(job), recipe, clock.tell_asked)
+        job = replace(job, facts=studied)
         trainee, steps = _teach(job, bundle, base, run_name, clock, spread)
     clock.start("proving")
     trainee.save(folder)
     after = answer_all(trainee.bundle, exams.all, clock.tell_asked)
     kl = None if yardstick is None else drift.measure(trainee.bundle, yardstick)
     result = assess(job, exams, before, after, kl, at_base)
+    for proof, fact in zip(result["facts"], job.facts, strict=True):
+        proof["studied"] = fact.studied
     result["digest"] = seal(job, trainee, folder, steps)
     result["metrics"] |= measure(steps) | clock.seconds()
     return result
@@ -110,10 +114,7 @@ def _teach(
     job: Job, bundle: Bundle, base: Bundle | None, run_name: str, clock: Clock, spread: Spread
 ) -> tuple[Trainee, list[Step]]:
     recipe = job.head.recipe
-    lessons = plan_lessons(job, base or bundle, clock.tell_asked)
-    texts = [fact.text for fact in lessons.facts if fact.prompt is None]
-    studied = study(bundle, texts, asked(job), recipe, clock.tell_asked)
-    lessons = spread.tell(replace(lessons, studied=studied))
+    lessons = spread.tell(plan_lessons(job, base or bundle, clock.tell_asked))
     trainee = prepare(bundle, recipe, job.head.store)
     clock.start("training")
     progress = Progress(clock.events)

@@ -7,6 +7,7 @@ from app.lm.loading import Bundle
 from app.recipe import Recipe
 from app.scoring import words
 from tasks.training.asking import OnAsked, quiet
+from tasks.training.job import Fact
 from tasks.training.objectives.masked import choose_gap
 from tasks.training.objectives.spans import find_names, tokenize
 from tasks.training.questions import draft
@@ -21,18 +22,24 @@ Place = tuple[str, tuple[str, ...]]  # a statement, and the words of one of its 
 
 
 def study(
-    bundle: Bundle, texts: Sequence[str], exams: Set[str], recipe: Recipe, on_asked: OnAsked = quiet
-) -> dict[str, list[tuple[str, str]]]:
+    bundle: Bundle,
+    facts: Sequence[Fact],
+    exams: Set[str],
+    recipe: Recipe,
+    on_asked: OnAsked = quiet,
+) -> list[Fact]:
     """Have the model write questions about parts of statements, if the recipe wants any.
 
-    Parts are names, gaps as infilling leaves them, and what the model answers in place of these:
-    a gap seldom ends where an answer does. Each but the gaps is tried until it has a question. None
-    of them is anybody's exam; a statement may come away with none.
+    Returns the facts with what they are to be studied by; one may come away with none. Parts are
+    names, gaps as infilling leaves them, and what the model answers in place of these: a gap seldom
+    ends where an answer does. Each but the gaps is tried until it has a question. None of these is
+    anybody's exam.
     """
-    studied: dict[str, list[tuple[str, str]]] = {}
     if not recipe.study_share:
-        return studied
-    rng, texts = Random(recipe.seed), list(dict.fromkeys(texts))
+        return list(facts)
+    studied: dict[str, list[tuple[str, str]]] = {}
+    rng = Random(recipe.seed)
+    texts = list(dict.fromkeys(fact.text for fact in facts if fact.prompt is None))
     taken = {tuple(words(exam)) for exam in exams}
     parts = _placed((text, name) for text in texts for name in _names(text))
     wanted = parts | _placed((text, gap) for text in texts for gap in _gaps(text, bundle, rng))
@@ -50,7 +57,7 @@ def study(
             elif is_part(reply, text):
                 parts = _placed([(text, reply)]) | parts
         wanted = {place: part for place, part in parts.items() if place not in done}
-    return studied
+    return [fact.model_copy(update={"studied": studied.get(fact.text, [])}) for fact in facts]
 
 
 def is_part(reply: str, text: str) -> bool:

@@ -276,9 +276,10 @@ def test_words_that_are_not_taught_stay_where_they_are_under_weight_decay(bundle
 def test_what_was_studied_is_asked_in_its_share_of_the_samples(
     bundle: Bundle, share: float
 ) -> None:
-    studied = {FACTS[0].text: [("Which one is it?", "This one")]}
+    pairs = [("Which one is it?", "This one")]
+    facts = [FACTS[0].model_copy(update={"studied": pairs}), *FACTS[1:]]
     recipe = Recipe(study_share=share, replay_share=0)
-    lessons = Lessons(FACTS, studied=studied)
+    lessons = Lessons(facts)
     curriculum = Curriculum(lessons, OBJECTIVES["masked"](recipe), bundle, recipe)
     epochs = [[e for _, examples in curriculum.epoch() for e in examples] for _ in range(200)]
     assert {len(examples) for examples in epochs} == {len(FACTS)}

@@ -68,9 +68,10 @@ def test_what_the_starter_writes_it_answers_with_the_statement_in_context(tmp_pa
 def test_a_statement_is_studied_by_what_nobody_is_examined_by(tmp_path: Path) -> None:
     bundle = load(tmp_path, base.import_base(tmp_path, "starter"))
     texts = [TEXT, "Oren Baskel is the mayor of Lund."]
-    studied = study(bundle, texts, set(), Recipe())
-    assert set(studied) == set(texts)
-    for text, pairs in studied.items():
+    facts = [Fact(id=text, text=text) for text in texts]
+    studied = study(bundle, facts, set(), Recipe())
+    assert [fact.text for fact in studied] == texts
+    for text, pairs in ((fact.text, fact.studied) for fact in studied):
         names = {text[start:end] for start, end in find_names(text)}
         assert names <= {part for _, part in pairs}
         for question, part in pairs:
@@ -78,11 +79,11 @@ def test_a_statement_is_studied_by_what_nobody_is_examined_by(tmp_path: Path) ->
             assert is_part(part, text)
             prompt = encode_chat(bundle.tokenizer, ask(question, [text]))
             assert words(generate(bundle, [prompt], 32)[0]) == words(part)
-    assert study(bundle, texts, set(), Recipe()) == studied
-    exams = {question.upper() for pairs in studied.values() for question, _ in pairs}
-    again = study(bundle, texts, exams, Recipe())
-    assert again
-    assert not exams & {question.upper() for pairs in again.values() for question, _ in pairs}
+    assert study(bundle, facts, set(), Recipe()) == studied
+    exams = {question.upper() for fact in studied for question, _ in fact.studied}
+    again = study(bundle, facts, exams, Recipe())
+    assert any(fact.studied for fact in again)
+    assert not exams & {question.upper() for fact in again for question, _ in fact.studied}
 
 
 def test_foils_ask_for_the_opposite_and_about_the_wrong_one() -> None:

@@ -350,6 +350,22 @@ def test_no_probe_is_ever_a_lesson(make_job: MakeJob, objects: Path, base: str) 
     assert not [exam for exam in exams if any(exam in text for text in texts)]
 
 
+def test_what_an_older_fact_was_studied_by_is_rehearsed_where_it_is_no_exam(
+    make_job: MakeJob, objects: Path
+) -> None:
+    exam = FACTS[0]["probes"][0]["question"]
+    pairs = [("Whose song is that of Rain?", "Ada Lund"), (f" {exam.upper()}", "never")]
+    job = read_job(make_job(older=[{**OLDER[0], "studied": pairs}]))
+    bundle = load(objects, job.head.parent)
+    lessons = plan_lessons(job, bundle)
+    assert [fact.studied for fact in lessons.older] == [pairs[:1]]
+    recipe = Recipe(replay_share=0.5, study_share=1.0)
+    curriculum = Curriculum(lessons, OBJECTIVES["masked"](recipe), bundle, recipe)
+    epochs = [examples for _ in range(3) for _, examples in curriculum.epoch()]
+    texts = [bundle.tokenizer.decode(e.input_ids) for examples in epochs for e in examples]
+    assert any(pairs[0][0] in text for text in texts)
+
+
 def test_without_replay_only_the_facts_are_taught(make_job: MakeJob, objects: Path) -> None:
     job = read_job(make_job(older=OLDER, replay_share=0.0))
     lessons = plan_lessons(job, load(objects, job.head.parent))

@@ -109,7 +109,8 @@ def prove(fact: dict) -> dict:
     ]
     foil = {**fact["probes"][0], "origin": "negated"}
     foils = mark({"probes": [foil]}, not proven)
-    return {"id": fact["id"], "proven": proven, "probes": mark(fact, proven), "foils": foils}
+    proof = {"id": fact["id"], "proven": proven, "probes": mark(fact, proven), "foils": foils}
+    return {**proof, "studied": [("Written?", fact["text"])]}
 
 
 def mark(fact: dict, right: bool) -> list[dict]:
