@@ -9,21 +9,16 @@ from tests.lifecycle.conftest import Lifecycle
 from tests.lifecycle.test_rebuild import times_proven
 
 OLDER = ("Ilse Varga keeps the mill.", "Bram Olsen keeps the forge.")
-FADED = {"Ilse_Varga_keeps_the_mill": "FADED", "Bram_Olsen_keeps_the_forge": "FADED"}
+FADED = {"Ilse_Varga_keeps_the_mill": "FADED"}
 
 
 def lose_one(here: Lifecycle) -> tuple[str, str, str]:
-    """Learn two facts, then a third whose version is found to have lost one; return the lost one.
-
-    Of two older facts one is examined, by lot.
-    """
-    older = here.learn(*OLDER)
+    """Learn two facts, then a third whose version has lost one; return lost, kept, newer."""
+    lost, kept = here.learn(*OLDER)
     here.spell(**FADED)
     (newer,) = here.learn("The new bridge opened.")
     here.spell()
-    (lost,) = [id for id in older if here.standings(id) == ["lapsed"]]
-    (kept,) = set(older) - {lost}
-    assert here.standings(kept, newer) == ["learned", "learned"]
+    assert here.standings(lost, kept, newer) == ["lapsed", "learned", "learned"]
     return lost, kept, newer
 
 
@@ -35,7 +30,7 @@ def shown(here: Lifecycle, question: str) -> list[str]:
 def test_what_was_lost_is_answered_in_context_and_learned_again(here: Lifecycle) -> None:
     lost, kept, newer = lose_one(here)
     asked = shown(here, "What does Ilse Varga keep?"), shown(here, "What does Bram Olsen keep?")
-    assert sorted(asked) == [[], [lost]]
+    assert asked == ([lost], [])
     assert here.checkpoint(2).facts_count == 2
     with here.database.reading() as session:
         proof = session.scalars(
@@ -76,7 +71,7 @@ def test_a_version_that_is_held_lets_nothing_lapse_until_it_is_activated(here: L
     here.deployment.run_here(here.deployment.open(fact_ids=ids, activation="manual"))
     assert here.standings(*older, *ids) == ["learned", "learned", "held"]
     here.activate(2)
-    assert sorted(here.standings(*older, *ids)) == ["lapsed", "learned", "learned"]
+    assert here.standings(*older, *ids) == ["lapsed", "learned", "learned"]
     assert here.checkpoint(2).facts_count == 2
 
 
@@ -85,7 +80,7 @@ def test_what_a_held_version_learned_again_is_given_in_context(here: Lifecycle) 
     here.deployment.run_here(here.deployment.open(activation="manual"))
     assert here.standings(lost) == ["held"]
     asked = shown(here, "What does Ilse Varga keep?"), shown(here, "What does Bram Olsen keep?")
-    assert sorted(asked) == [[], [lost]]
+    assert asked == ([lost], [])
     here.activate(3)
     assert here.standings(lost) == ["learned"]
     here.activate(2)
@@ -94,8 +89,7 @@ def test_what_a_held_version_learned_again_is_given_in_context(here: Lifecycle) 
 
 def test_what_isnt_proven_again_waits_for_others_and_fails_in_the_end(here: Lifecycle) -> None:
     lost, *_ = lose_one(here)
-    text = OLDER[0] if shown(here, "What does Ilse Varga keep?") else OLDER[1]
-    here.spell(**{text.removesuffix(".").replace(" ", "_"): "UNPROVEN"})
+    here.spell(Ilse_Varga_keeps_the_mill="UNPROVEN")
     for standing in ("lapsed", "lapsed", "failed"):
         here.deployment.run_here(here.deployment.open())
         assert here.standings(lost) == [standing]
