@@ -72,12 +72,17 @@ def draft(
     on_asked: OnAsked,
     temperature: float = 0.0,
     seed: int = 0,
+    shown: Sequence[str] = (),
 ) -> list[tuple[str, str]]:
     """Have the model write a question for each statement and answer, and answer it from these.
 
-    Of one that isn't fair the reply is empty.
+    What the question is written from may be shown in place of the statement. Of one that isn't fair
+    the reply is empty.
     """
-    asking = [write_question(text, answer) for text, answer in wanted]
+    sources = shown or [text for text, _ in wanted]
+    asking = [
+        write_question(source, answer) for source, (_, answer) in zip(sources, wanted, strict=True)
+    ]
     questions = _generate(bundle, asking, QUESTION_TOKENS, on_asked, temperature, seed)
     told = [
         ask(question, [text]) if is_fair(question, answer, text) else []
@@ -91,15 +96,16 @@ def draft(
 def is_fair(question: str, answer: str, text: str) -> bool:
     """Say whether a written text is a question that could be about a statement.
 
-    It names and counts nothing that the statement doesn't, and doesn't hold its own answer, which
-    could just be repeated.
+    It repeats a word of the statement, names and counts nothing that the statement doesn't, and
+    doesn't hold its own answer, which could just be repeated.
     """
     said = set(words(text))
     opened, *rest = question.split() or [""]
     named = [word for word in (opened, *rest) if any(map(str.isdigit, word))]
     named += [word for word in rest if word[0].isupper()]
     known = all(set(words(word)) <= said for word in named)
-    return question.endswith("?") and known and not score(question, [answer]).passed
+    about = known and not said.isdisjoint(words(question))
+    return question.endswith("?") and about and not score(question, [answer]).passed
 
 
 def _answers(text: str) -> list[tuple[str, Direction]]:

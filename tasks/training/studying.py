@@ -1,5 +1,6 @@
 """What a fact is studied by: questions that the model writes about it and answers from it."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence, Set
 from random import Random
 
@@ -9,12 +10,14 @@ from app.scoring import words
 from tasks.training.asking import OnAsked, quiet
 from tasks.training.job import Fact
 from tasks.training.objectives.masked import choose_gap
-from tasks.training.objectives.spans import find_names, tokenize
-from tasks.training.questions import draft
+from tasks.training.objectives.spans import find_names, find_words, tokenize
+from tasks.training.questions import draft, is_fair
 
 # Parts of a statement that are asked about at first, at most.
-NAMES, GAPS = 8, 6
-# The likeliest question may have another answer than it should; then others are drawn.
+NAMES, GAPS = 8, 12
+# Each part is to have so many questions, which tell different things about it.
+QUESTIONS = 2
+# The likeliest question comes first; then others are drawn, about runs of the statement's words.
 ROUNDS = 8
 TEMPERATURE = 0.9
 
@@ -31,33 +34,52 @@ def study(
     """Have the model write questions about parts of statements, if the recipe wants any.
 
     Returns the facts with what they are to be studied by; one may come away with none. Parts are
-    names, gaps as infilling leaves them, and what the model answers in place of these: a gap seldom
-    ends where an answer does. Each but the gaps is tried until it has a question. None of these is
-    anybody's exam.
+    names, gaps as infilling leaves them, and what the model answers in place of these. A question
+    counts for the part that it is answered by, whatever it was to ask for. Each part but the gaps
+    is asked for until it has its questions. None of these is anybody's exam.
     """
     if not recipe.study_share:
         return list(facts)
-    studied: dict[str, list[tuple[str, str]]] = {}
-    rng = Random(recipe.seed)
     texts = list(dict.fromkeys(fact.text for fact in facts if fact.prompt is None))
+    studied: dict[str, dict[str, str]] = {text: {} for text in texts}
+    rng = Random(recipe.seed)
     taken = {tuple(words(exam)) for exam in exams}
     parts = _placed((text, name) for text in texts for name in _names(text))
     wanted = parts | _placed((text, gap) for text in texts for gap in _gaps(text, bundle, rng))
-    done: set[Place] = set()
+    written: Counter[Place] = Counter()
     for turn in range(ROUNDS):
         asked = [(text, part) for (text, _), part in wanted.items()]
         chance = (TEMPERATURE if turn else 0.0, rng.getrandbits(32))
-        drafts = draft(bundle, asked, on_asked, *chance)
+        shown = [excerpt(text, part, rng) if turn else text for text, part in asked]
+        drafts = draft(bundle, asked, on_asked, *chance, shown=shown)
         for (text, part), (question, reply) in zip(asked, drafts, strict=True):
-            if tuple(words(question)) in taken:
+            if tuple(words(question)) in taken or not is_part(reply, text):
                 continue
-            if words(reply) == words(part):
-                studied.setdefault(text, []).append((question, part))
-                done |= _placed([(text, part)]).keys()
-            elif is_part(reply, text):
+            if words(reply) != words(part):
                 parts = _placed([(text, reply)]) | parts
-        wanted = {place: part for place, part in parts.items() if place not in done}
-    return [fact.model_copy(update={"studied": studied.get(fact.text, [])}) for fact in facts]
+            if question not in studied[text] and is_fair(question, reply, text):
+                studied[text][question] = reply
+                written.update(_placed([(text, reply)]).keys())
+        wanted = {place: part for place, part in parts.items() if written[place] < QUESTIONS}
+    pairs = {text: list(found.items()) for text, found in studied.items()}
+    return [fact.model_copy(update={"studied": pairs.get(fact.text, [])}) for fact in facts]
+
+
+def excerpt(text: str, part: str, rng: Random) -> str:
+    """Choose a run of a statement's words with a part in it, and one more at least.
+
+    Of much that a statement says a question about the excerpt can only use what is left.
+    """
+    begin = text.find(part)
+    if begin < 0:
+        return text
+    end = begin + len(part)
+    before = [start for start, _ in find_words(text) if start < begin]
+    after = [stop for _, stop in find_words(text) if stop > end]
+    runs = [(start, stop) for start in (*before, begin) for stop in (end, *after)]
+    runs.remove((begin, end))
+    first, last = rng.choice(runs or [(0, len(text))])
+    return text[first:last]
 
 
 def is_part(reply: str, text: str) -> bool:

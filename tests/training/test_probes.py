@@ -32,7 +32,8 @@ TEXT = "Mira Tovan keeps the light at Sel Harbour."
         ("Who keeps 3 lights at Sel Harbour?", False),
         ("Does Mira Tovan keep the light at Sel Harbour?", False),
         ("", False),
-        ("?", True),
+        ("?", False),
+        ("What is the name?", False),
     ],
 )
 def test_a_written_question_is_about_the_statement(question: str, fair: bool) -> None:
