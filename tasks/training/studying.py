@@ -55,11 +55,12 @@ def study(
         for (text, part), (question, reply) in zip(asked, drafts, strict=True):
             if tuple(words(question)) in taken or not is_part(reply, text):
                 continue
+            place = (text, tuple(words(reply)))
             if words(reply) != words(part):
-                parts = _placed([(text, reply)]) | parts
+                parts = {place: reply} | parts
             if question not in studied[text] and is_fair(question, reply, text):
                 studied[text][question] = reply
-                written.update(_placed([(text, reply)]).keys())
+                written[place] += 1
         wanted = {place: part for place, part in parts.items() if written[place] < QUESTIONS}
     pairs = {text: list(found.items()) for text, found in studied.items()}
     return [fact.model_copy(update={"studied": pairs.get(fact.text, [])}) for fact in facts]

@@ -1,6 +1,7 @@
 """Probes that the trainer writes, and foils: what is asked beside them and counts for nothing."""
 
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -16,7 +17,7 @@ from tasks.training.foils import foils
 from tasks.training.job import Fact, Probe
 from tasks.training.objectives.spans import find_names
 from tasks.training.questions import complete, is_fair
-from tasks.training.studying import is_part, study
+from tasks.training.studying import excerpt, is_part, study
 from tests.training.conftest import FACTS, MakeJob
 
 TEXT = "Mira Tovan keeps the light at Sel Harbour."
@@ -85,6 +86,20 @@ def test_a_statement_is_studied_by_what_nobody_is_examined_by(tmp_path: Path) ->
     again = study(bundle, facts, exams, Recipe())
     assert any(fact.studied for fact in again)
     assert not exams & {question.upper() for fact in again for question, _ in fact.studied}
+
+
+@pytest.mark.parametrize("part", ["Mira Tovan", "the light", "Sel Harbour", "keeps"])
+def test_an_excerpt_is_a_run_of_words_around_a_part(part: str) -> None:
+    rng = Random(0)
+    runs = {excerpt(TEXT, part, rng) for _ in range(200)}
+    assert all(run in TEXT and part in run and run != part for run in runs)
+    assert len(runs) > 3
+    assert min(len(run.split()) for run in runs) == len(part.split()) + 1
+
+
+def test_what_is_no_excerpt_is_shown_whole() -> None:
+    assert excerpt(TEXT, "the lights", Random(0)) == TEXT
+    assert excerpt("Oslo", "Oslo", Random(0)) == "Oslo"
 
 
 def test_foils_ask_for_the_opposite_and_about_the_wrong_one() -> None:
