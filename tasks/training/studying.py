@@ -19,7 +19,7 @@ NAMES, GAPS = 8, 12
 QUESTIONS = 2
 # The likeliest question comes first; then others are drawn, about runs of the statement's words.
 ROUNDS = 8
-TEMPERATURE = 0.9
+TEMPERATURE = 0.6
 
 Place = tuple[str, tuple[str, ...]]  # a statement, and the words of one of its parts
 
