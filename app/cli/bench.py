@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from app.cli.console import Stop, out
-from app.lm.memory import reuse_memory
+from app.lm.memory import bound_cache, reuse_memory
 
 app = typer.Typer(no_args_is_help=True, help="Compare ways to teach a model.")
 
@@ -122,6 +122,7 @@ def retraction(
 
 def _run(name: str, given: dict[str, Any]) -> None:
     """Run the experiment of this name with what a command was given; print its report."""
+    bound_cache()
     reuse_memory()
     experiment = import_module(f"tasks.bench.{name}")
     folder, quick = given.pop("folder"), given.pop("quick")

@@ -7,6 +7,14 @@ import os
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
+def bound_cache() -> None:
+    """Have oneDNN keep little of what it makes for each shape of batch; call it before torch.
+
+    Steps seldom have a shape twice, and the 1024 that it keeps unless told buy no time.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
+
+
 def reuse_memory() -> None:
     """Have what one step frees serve the next one; call it before torch holds a tensor.
 
@@ -14,8 +22,6 @@ def reuse_memory() -> None:
     longer than the arithmetic (decision 72). Where the C library isn't glibc, little changes.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large pages
-    # oneDNN keeps what it made for each shape of batch, 1024 unless told: memory that buys no time.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):
         library.mallopt(M_MMAP_MAX, 0)

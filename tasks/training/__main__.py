@@ -16,7 +16,7 @@ from typing import Any
 
 from app.errors import DomainError
 from app.lm import store
-from app.lm.memory import reuse_memory
+from app.lm.memory import bound_cache, reuse_memory
 from app.recipe import SMALL_MODEL_PARAMETERS
 from tasks.training.errors import LAUNCHER, TrainingError
 from tasks.training.job import Events, Head, read_job, write_result
@@ -60,6 +60,7 @@ def carry_out(folder: Path) -> dict[str, Any] | None:
     """
     # cuBLAS reads this once, when torch first uses the GPU; without it sums vary from run to run.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    bound_cache()
     events = Events(folder) if IS_FIRST else None
     try:
         job = read_job(folder)

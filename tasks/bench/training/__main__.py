@@ -20,7 +20,7 @@ from rich.progress import Progress
 
 from app.cli.console import Stop, errors
 from app.cli.demo import FACTS
-from app.lm.memory import reuse_memory
+from app.lm.memory import bound_cache, reuse_memory
 from app.recipe import Recipe
 from tasks.bench.cells import Ground as Kept
 from tasks.bench.cells import open_ground
@@ -119,6 +119,7 @@ def run(
     counts: Sequence[int] | None = None,
 ) -> list[Figure]:
     """Do what of these parts isn't done yet; return the figures in the parts' order."""
+    bound_cache()
     reuse_memory()
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
