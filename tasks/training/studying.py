@@ -75,12 +75,16 @@ def excerpt(text: str, part: str, rng: Random) -> str:
     if begin < 0:
         return text
     end = begin + len(part)
-    before = [start for start, _ in find_words(text) if start < begin]
-    after = [stop for _, stop in find_words(text) if stop > end]
-    runs = [(start, stop) for start in (*before, begin) for stop in (end, *after)]
-    runs.remove((begin, end))
-    first, last = rng.choice(runs or [(0, len(text))])
-    return text[first:last]
+    spans = find_words(text)
+    starts = [*(start for start, _ in spans if start < begin), begin]
+    stops = [end, *(stop for _, stop in spans if stop > end)]
+    only_part = (len(starts) - 1) * len(stops)  # of all runs, numbered by start, then by stop
+    others = len(starts) * len(stops) - 1
+    if not others:
+        return text
+    number = rng.randrange(others)
+    number += number >= only_part
+    return text[starts[number // len(stops)] : stops[number % len(stops)]]
 
 
 def is_part(reply: str, text: str) -> bool:
