@@ -20,13 +20,15 @@ T = TypeVar("T")
 Interval = tuple[float, float, float]  # mean, low, high
 DRAWS = 1000
 TAIL = 0.025
+# What of a plan each cell's key names: more of it goes into the same ledger.
+NAMED = {"arms", "objectives", "paraphrases", "seeds"}
 
 
 class Ledger:
     """The finished cells of one experiment, a JSON line each; the first line says which it is.
 
     A cell counts once its line is whole and on the disk, so that an experiment that was killed
-    goes on with the cell it was at.
+    goes on with the cell it was at, and further arms and seeds find the finished ones done.
     """
 
     def __init__(self, path: Path, settings: Cell) -> None:
@@ -35,7 +37,7 @@ class Ledger:
         rows = _whole_lines(path)
         if not rows:
             self._append({"settings": settings})
-        elif rows[0] != {"settings": json.loads(json.dumps(settings))}:
+        elif _unnamed(rows[0]["settings"]) != _unnamed(json.loads(json.dumps(settings))):
             raise Stop(f"{path} holds another experiment's results: choose another folder.")
         self._cells = {row["key"]: row for row in rows[1:]}
 
@@ -55,6 +57,10 @@ class Ledger:
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def _unnamed(settings: Cell) -> Cell:
+    return {name: value for name, value in settings.items() if name not in NAMED}
 
 
 def parse(kind: type[T], given: Cell) -> T:

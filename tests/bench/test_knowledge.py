@@ -205,6 +205,7 @@ def test_a_ledger_keeps_what_is_whole(tmp_path: Path) -> None:
     assert Ledger(path, {"a": (1, 2)}).get_or_run("two", run) == {"key": "two", "value": 2}
     with pytest.raises(Stop, match="another experiment"):
         Ledger(path, {"a": (1, 3)})
+    assert "two" in Ledger(path, {"a": (1, 2), "seeds": 4, "arms": ("all",)}), "cells name theirs"
 
 
 def test_variants_change_one_thing_of_the_masks(bundle: Bundle) -> None:
