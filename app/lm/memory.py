@@ -8,11 +8,12 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def bound_cache() -> None:
-    """Have oneDNN keep little of what it makes for each shape of batch; call it before torch.
+    """Have oneDNN and what lies over it keep little for each shape; call it before torch.
 
-    Steps seldom have a shape twice, and the 1024 that it keeps unless told buy no time.
+    Steps seldom have a shape twice, and the 1024 that each keeps unless told buy no time.
     """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
+    for kept in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(kept, "32")
 
 
 def reuse_memory() -> None:

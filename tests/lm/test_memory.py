@@ -28,13 +28,13 @@ from torch.nn.functional import linear
 from app.lm.memory import bound_cache
 
 bound_cache()
-weights = torch.zeros(864, 320, dtype=torch.bfloat16)
+weights = torch.zeros(432, 160, dtype=torch.bfloat16, requires_grad=True)
 
 def peak(rows):
-    linear(torch.zeros(rows, 320, dtype=torch.bfloat16), weights)
+    linear(torch.zeros(rows, 160, dtype=torch.bfloat16), weights).sum().backward()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
-print(-peak(2000) + max(map(peak, range(1000, 2000, 2))))
+print(-peak(1000) + max(map(peak, range(500, 1000, 2))))
 """
 
 
@@ -49,4 +49,4 @@ def test_freed_memory_is_used_again() -> None:
 def test_memory_does_not_grow_with_the_shapes_of_batches() -> None:
     command = [sys.executable, "-c", SHAPES]
     found = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert int(found.stdout) < 600, "MiB; unbound 1200 where bfloat16 has kernels"
+    assert int(found.stdout) < 150, "MiB; where bfloat16 has kernels 394 unbound, 243 half so"
