@@ -3,8 +3,9 @@
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import astuple, dataclass
+from functools import partial
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -12,9 +13,11 @@ from torch.nn.functional import cross_entropy
 
 from app.lm.loading import Bundle
 from app.recipe import Recipe
-from tasks.training.anchors import Anchors, make_anchors
+from tasks.training.anchors import make_anchors
 from tasks.training.data import OWN_COST, Curriculum, Lessons
 from tasks.training.errors import Diverged
+from tasks.training.job import Fact
+from tasks.training.lanes import Lane, Lanes, make_lanes
 from tasks.training.objectives import OBJECTIVES
 from tasks.training.objectives.base import (
     Batch,
@@ -74,21 +77,21 @@ def train(
     curriculum = Curriculum(lessons, objective, bundle, recipe)
     anchors = make_anchors(bundle.model, base and base.model, recipe)
     model = spread.shard(bundle.model).train()
+    lanes = make_lanes(model, anchors, spread)
     words = Words(model, tokens_of(lessons.facts, bundle), recipe)
     total = curriculum.total_steps
     trim = Trim(model, total, len(lessons.facts), recipe)
     optimizer = make_optimizer(model, recipe)
     done = state.restore(model, optimizer) if state else 0
     room = state.last.micro_batch_tokens if state and state.last else room_of(model)
-    steps = enumerate(curriculum.steps(recipe.epochs), start=1)
-    for step, (epoch, facts, examples) in islice(steps, done, None):
+    steps = islice(enumerate(curriculum.steps(recipe.epochs), start=1), done, None)
+    for step, (epoch, facts, examples) in steps:
         lr = set_lr(optimizer, lr_at(step, total, recipe))
-        sums, room = backward_within(room, model, anchors, examples, recipe, spread)
+        sums, room = backward_within(room, lanes, examples, recipe, spread)
         words.drop_others()
         trim.drop_others(step, optimizer)
         norm = clip(model, recipe.max_grad_norm)
-        if not math.isfinite(sums.loss + norm):
-            raise Diverged(step, [fact.id for fact in facts])
+        _check_finite(sums.loss + norm, step, facts)
         optimizer.step()
         trim.put_back(step, optimizer)
         optimizer.zero_grad()
@@ -98,6 +101,11 @@ def train(
             state.keep(model, optimizer)
     spread.gather(model, bundle.model.eval())
     return total
+
+
+def _check_finite(number: float, step: int, facts: Sequence[Fact]) -> None:
+    if not math.isfinite(number):
+        raise Diverged(step, [fact.id for fact in facts])
 
 
 def replay_of(examples: Sequence[Example]) -> tuple[int, int]:
@@ -116,8 +124,7 @@ def room_of(model: Any) -> int:
 
 def backward_within(
     room: int,
-    model: Any,
-    anchors: Anchors | None,
+    lanes: Lanes,
     examples: Sequence[Example],
     recipe: Recipe,
     spread: Spread = ALONE,
@@ -127,53 +134,54 @@ def backward_within(
     Where a GPU's memory is too small for them, from here on half as many are tried, until a
     micro-batch is one example. Not so in a ``spread``: the others would wait for the failed one.
     """
-    device = next(model.parameters()).device
+    device = next(lanes.model.parameters()).device
     while True:
         try:
-            parts = spread.share(examples, room, OWN_COST[device.type])
-            batches = [collate(part, device) for part in parts]
-            return backward(model, anchors, batches, recipe, spread), room
+            shares = lanes.share(examples, room, OWN_COST[device.type], spread)
+            batches = [[collate(part, device) for part in share] for share in shares]
+            return backward(lanes, batches, recipe, spread), room
         except torch.OutOfMemoryError:
             if spread.size > 1 or room < max(len(example.input_ids) for example in examples):
                 raise
         # Not before the error, whose traceback holds what didn't fit, is gone.
         room //= 2
         log.warning("out of memory: micro-batches of %d tokens from here on", room)
-        model.zero_grad(set_to_none=True)
+        lanes.model.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
 
 
 def backward(
-    model: Any,
-    anchors: Anchors | None,
-    batches: Sequence[Batch],
-    recipe: Recipe,
-    spread: Spread = ALONE,
+    lanes: Lanes, shares: Sequence[Sequence[Batch]], recipe: Recipe, spread: Spread = ALONE
 ) -> Sums:
     """Accumulate the gradient of the step's weighted mean loss per target token.
 
-    Over the whole step, of all processes, not by micro-batch: else short facts would count for
-    more.
+    Over the whole step, of all lanes and processes, not by micro-batch: else short facts would
+    count for more.
     """
-    lead = lead_of(model)
+    lead = lead_of(lanes.model)
+    batches = chain.from_iterable(shares)
     own = sum(float((targets_of(batch, lead).sum(1) * batch.weights).sum()) for batch in batches)
     (total,) = spread.sum(own)
+    found = lanes.run(partial(_backward_share, total=total, recipe=recipe), shares)
+    loss, *counts = spread.sum(*map(sum, zip(*map(astuple, found), strict=True)))
+    return Sums(loss, *map(int, counts))
+
+
+def _backward_share(lane: Lane, batches: Sequence[Batch], total: float, recipe: Recipe) -> Sums:
     loss, right, hidden = 0.0, 0, 0
     for batch in batches:
         with autocast(batch.input_ids.device, recipe):
-            found = look_at_targets(model, batch)
+            found = look_at_targets(lane.model, batch)
             nats = cross_entropy(found.logits, found.wanted, reduction="none")
             part = (nats * found.weights).sum()
-            if anchors is not None and batch.replayed.any():
-                part = part + recipe.kl_weight * anchors.distance(batch, found)
+            if lane.anchors is not None and batch.replayed.any():
+                part = part + recipe.kl_weight * lane.anchors.distance(batch, found)
         part = part / total
         part.backward()
         loss += float(part.detach())
         right += int((found.recalled & (found.logits.argmax(-1) == found.wanted)).sum())
         hidden += int(found.recalled.sum())
-    read = sum(batch.input_ids.numel() for batch in batches)
-    loss, *counts = spread.sum(loss, right, hidden, read)
-    return Sums(loss, *map(int, counts))
+    return Sums(loss, right, hidden, sum(batch.input_ids.numel() for batch in batches))
 
 
 def make_optimizer(model: Any, recipe: Recipe) -> torch.optim.AdamW:

@@ -15,6 +15,7 @@ from tasks.training.anchors import make_anchors
 from tasks.training.data import Curriculum, Lessons, group, micro_batches
 from tasks.training.errors import Diverged
 from tasks.training.job import Fact
+from tasks.training.lanes import Lanes
 from tasks.training.loop import backward, lr_at, train
 from tasks.training.method import thaw
 from tasks.training.objectives import OBJECTIVES
@@ -73,7 +74,7 @@ def test_loss_and_gradient_are_those_of_plain_cross_entropy(
     gradients = [weight.grad.clone() for weight in bundle.model.parameters()]
     bundle.model.zero_grad()
 
-    sums = backward(bundle.model, None, micro_batches(examples, most_tokens, CPU), recipe)
+    sums = backward(Lanes(bundle.model, None), [micro_batches(examples, most_tokens, CPU)], recipe)
 
     assert sums.loss == pytest.approx(float(expected.detach()), rel=1e-5)
     for weight, gradient in zip(bundle.model.parameters(), gradients, strict=True):
@@ -91,21 +92,21 @@ def test_the_anchors_add_the_divergence_on_replay_alone(bundle: Bundle, most_tok
     )
     batches = micro_batches([*examples, older, known], most_tokens, CPU)
     alone = make_anchors(bundle.model, None, recipe)
-    plain = backward(bundle.model, None, batches, recipe).loss
-    assert backward(bundle.model, alone, batches, recipe).loss == pytest.approx(plain)
+    plain = backward(Lanes(bundle.model, None), [batches], recipe).loss
+    assert backward(Lanes(bundle.model, alone), [batches], recipe).loss == pytest.approx(plain)
 
     base = scaled(bundle.model, 0.8)
     anchors = make_anchors(bundle.model, base, recipe)
     assert anchors is not None
     model = scaled(bundle.model, 1.1)
-    plain = backward(model, None, batches, recipe).loss
+    plain = backward(Lanes(model, None), [batches], recipe).loss
     apart = divergence(anchors.parent, model, older) + divergence(base, model, known)
     targets = sum(len(labels_of(example)) for example in [*examples, older, known])
-    found = backward(model, anchors, batches, recipe).loss
+    found = backward(Lanes(model, anchors), [batches], recipe).loss
     assert found == pytest.approx(plain + 0.7 * apart / targets, rel=1e-4)
     assert found > plain + 1e-3
     apart = divergence(anchors.parent, model, older) + divergence(anchors.parent, model, known)
-    found = backward(model, alone, batches, recipe).loss
+    found = backward(Lanes(model, alone), [batches], recipe).loss
     assert found == pytest.approx(plain + 0.7 * apart / targets, rel=1e-4)
 
 
@@ -137,7 +138,7 @@ def test_micro_batches_are_halved_until_they_fit(
     recipe = Recipe(precision="fp32")
     texts = [*TEXTS, TEXTS[1]]  # two as long as each other, which go together where they may
     examples = Masked(0.5, 0.5, 0.0).examples(texts, bundle, random.Random(0))
-    expected = backward(bundle.model, None, micro_batches(examples, 10_000, CPU), recipe)
+    expected = backward(Lanes(bundle.model, None), [micro_batches(examples, 10_000, CPU)], recipe)
     gradients = [weight.grad.clone() for weight in bundle.model.parameters()]
     bundle.model.zero_grad()
     least = max(len(example.input_ids) for example in examples)
@@ -151,7 +152,7 @@ def test_micro_batches_are_halved_until_they_fit(
         return found
 
     monkeypatch.setattr(loop, "look_at_targets", fill)
-    sums, room = loop.backward_within(4 * least, bundle.model, None, examples, recipe)
+    sums, room = loop.backward_within(4 * least, Lanes(bundle.model, None), examples, recipe)
     assert sums.loss == pytest.approx(expected.loss)
     assert room < least
     for weight, gradient in zip(bundle.model.parameters(), gradients, strict=True):
@@ -160,7 +161,7 @@ def test_micro_batches_are_halved_until_they_fit(
         loop, "look_at_targets", lambda *_: fill(bundle.model, collate(examples, CPU))
     )
     with pytest.raises(torch.OutOfMemoryError):
-        loop.backward_within(4 * least, bundle.model, None, examples, recipe)
+        loop.backward_within(4 * least, Lanes(bundle.model, None), examples, recipe)
 
 
 def test_steps_say_into_what_they_were_cut(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
