@@ -56,8 +56,6 @@ def test_two_lanes_find_the_gradient_of_one(bundle: Bundle) -> None:
     expected = gradients_of(bundle.model)
 
     lanes = make_lanes(bundle.model, anchors, ALONE)
-    shares = lanes.share(examples, 10_000, 1 / 32, ALONE)
-    assert [sum(e.replayed for part in share for e in part) for share in shares] == [1, 1]
     for _ in range(2):  # nothing of the first time is left in any lane
         two, _ = backward_within(10_000, lanes, examples, recipe)
         assert two.loss == pytest.approx(one.loss, rel=1e-5)
@@ -82,6 +80,20 @@ def test_a_run_of_two_lanes_is_the_same_each_time(bundle: Bundle) -> None:
     losses = [[step.loss for step in run] for run in runs]
     assert losses[0][-1] < losses[0][0]
     assert losses[2] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_lanes_share_weights_not_gradients(bundle: Bundle) -> None:
+    lanes = make_lanes(bundle.model, None, ALONE)
+    first, second = lanes.run(lambda lane, _: lane.model.get_input_embeddings().weight, [[], []])
+    assert first is not second, "two threads would add to one gradient in any order"
+    assert first.data_ptr() == second.data_ptr()
+
+
+def test_each_lane_has_as_much_replay(bundle: Bundle) -> None:
+    examples = sorted(examples_of(bundle), key=lambda example: len(example.input_ids))
+    mixed = [replace(each, replayed=n % 2 == 0) for n, each in enumerate(examples)]
+    shares = make_lanes(bundle.model, None, ALONE).share(mixed, 10_000, 1 / 32, ALONE)
+    assert [sum(e.replayed for part in share for e in part) for share in shares] == [1, 1]
 
 
 def test_one_example_leaves_a_lane_idle(bundle: Bundle) -> None:
