@@ -22,7 +22,7 @@ class Recipe(BaseModel):
         description="Weights that learn: all; MLPs and the taught words' embeddings (adapters have"
         " none); MLPs",
     )
-    lr: float = Field(8e-4, gt=0, description="Peak learning rate")
+    lr: float = Field(2e-3, gt=0, description="Peak learning rate")
     epochs: int = Field(100, ge=1, description="Exposures of each fact")
     batch_size: int = Field(64, ge=1, description="Facts in one step")
     warmup_share: float = Field(0.02, ge=0, le=1, description="Share of steps with rising lr")
@@ -37,11 +37,10 @@ class Recipe(BaseModel):
     study_share: float = Field(
         0.3, ge=0, le=1, description="Samples that ask what the model wrote about the statement"
     )
-    kept_share: float = Field(
-        0.3,
-        gt=0,
-        le=1,
-        description="Share of the moved weights that isn't put back half-way (full; for 20 facts)",
+    protection: float = Field(
+        10.0,
+        ge=0,
+        description="How much steps are damped along the inputs of replay (full; for 20 facts)",
     )
     replay_share: float = Field(0.4, ge=0, lt=1, description="Share of a step's samples: replay")
     kl_weight: float = Field(
@@ -84,7 +83,7 @@ def default_recipe(
             epochs=60,
             batch_size=16,
             study_share=0.0,
-            kept_share=1.0,
+            protection=0.0,
             kl_weight=2.0,
         )
     if method not in (None, chosen.method):

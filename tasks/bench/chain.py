@@ -29,6 +29,7 @@ Arm = Literal[
     "no reference",
     "no base",
     "no KL",
+    "no protection",
     "none",
     "fresh adapters",
     "retrained",

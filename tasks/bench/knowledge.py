@@ -29,7 +29,7 @@ RATES: dict[MethodName, tuple[list[float], list[float]]] = {
     "lora": ([1e-3, 3e-3, 6e-3], [1e-4, 2e-4, 5e-4]),
 }
 # The update alone is looked at: nothing defends what was known, and no decay hides a later best.
-ALONE = {"replay_share": 0.0, "kl_weight": 0.0, "decay_share": 0.0, "kept_share": 1.0}
+ALONE = {"replay_share": 0.0, "kl_weight": 0.0, "decay_share": 0.0, "protection": 0.0}
 INVENTED_SEED = 50_000
 
 

@@ -32,7 +32,8 @@ from tasks.bench.subjects import open_subjects
 
 # By default those of the defences; the last two ask what becomes of an adapter.
 ARMS: tuple[Arm, ...] = (
-    "all defences", "not again", "no replay", "no reference", "no base", "no KL", "none",
+    "all defences", "not again", "no replay", "no reference", "no base", "no KL", "no protection",
+    "none",
 )  # fmt: skip
 INVENTED_SEED = 60_000
 HEAD = """# Sequence experiment
@@ -41,11 +42,12 @@ Model `{model}`; {updates} updates of {size} facts, one on the other, {seeds} se
 `{recipe}`. Again: what isn't proven, or was and isn't any more as far as it is asked, is taught
 along with the next update. Replay: up to {replayed} older facts are rehearsed. Reference: so is the
 reference set's replay part. KL: to the update's parent on older facts, on the rest to the base
-model, without base to the parent. Fresh adapters: each update trains a new one on what the earlier
-ones, merged, left. Retrained: the base model learns all facts in one update. Proven: every probe is
-answered rightly. Still: of those proven in their own update. Seconds: of training, by lesson given
-in the updates since the line before. No gate holds a version. Means with 95 % intervals over seeds
-and facts; reference questions and KL against the base model.
+model, without base to the parent. Protection: steps keep away from the inputs of replay. Fresh
+adapters: each update trains a new one on what the earlier ones, merged, left. Retrained: the base
+model learns all facts in one update. Proven: every probe is answered rightly. Still: of those
+proven in their own update. Seconds: of training, by lesson given in the updates since the line
+before. No gate holds a version. Means with 95 % intervals over seeds and facts; reference questions
+and KL against the base model.
 
 """
 CURVE = "\n## Update after update\n\n"
@@ -97,7 +99,7 @@ def run(plan: Plan, out: Path) -> list[Path]:
                 bar.update(task, description=f"{arm} {seed}")
                 recipe = Recipe(**{**defaults, **plan.recipe, "seed": seed})
                 size = len(subjects) if arm == "retrained" else plan.size
-                chain = Chain(ground, arm, _of_arm(arm, recipe), size)
+                chain = Chain(ground, arm, recipe_of(arm, recipe), size)
                 work = partial(chain.run, subjects)
                 results[arm].append(ledger.get_or_run(f"{arm} {seed}", work))
                 bar.advance(task)
@@ -160,5 +162,7 @@ def _point(arm: str, cells: list[Cell], at: int) -> dict[str, str]:
     }
 
 
-def _of_arm(arm: str, recipe: Recipe) -> Recipe:
-    return recipe.model_copy(update={"kl_weight": 0.0}) if arm in ("no KL", "none") else recipe
+def recipe_of(arm: str, recipe: Recipe) -> Recipe:
+    """Return what of a recipe an arm trains by."""
+    left_out = {"kl_weight": ("no KL", "none"), "protection": ("no protection", "none")}
+    return recipe.model_copy(update={name: 0.0 for name, arms in left_out.items() if arm in arms})

@@ -47,7 +47,7 @@ from tasks.training.proof import answer_all, exams_of
 PLAIN, LONGER, DEMASKING, MIXED = "plain", "plain, equal FLOPs", "demasking", "mixed"
 ARMS = (PLAIN, LONGER, DEMASKING, MIXED)
 RATES = ([1e-4, 3e-4, 1e-3], [1e-4, 2e-4, 5e-4])  # of a small model, and of adapters
-ALONE = {"replay_share": 0.0, "kl_weight": 0.0, "kept_share": 1.0}
+ALONE = {"replay_share": 0.0, "kl_weight": 0.0, "protection": 0.0}
 HEAD = """# SFT experiment
 
 Model `{model}`; {taught} problems with worked solutions, {asked} others asked greedily, {seeds}

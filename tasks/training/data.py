@@ -16,6 +16,7 @@ from tasks.training.job import Fact, Job
 from tasks.training.objectives.base import Batch, Example, Objective, collate
 
 T = TypeVar("T")
+TURNS = ("older", "statements", "older", "answered")
 # What a micro-batch costs beside its tokens, as a share of the most that it may have. A GPU waits
 # for a micro-batch's kernels to be launched one by one: 0.15 s for 28 layers, seen on an H200.
 OWN_COST = {"cpu": 1 / 32, "cuda": 1 / 2}
@@ -112,7 +113,8 @@ class Curriculum:
         kinds: dict[str, Sequence[Any]]
         kinds = {"older": lessons.older, "statements": statements, "answered": lessons.answered}
         kinds = {kind: items for kind, items in kinds.items() if items}
-        self._turns = cycle(kinds)  # as much of each, however many there are
+        # However many there are, half of the replay is of older facts, half of the base model's.
+        self._turns = cycle([kind for kind in TURNS if kind in kinds])
         self._drawn: dict[str, Iterator[Any]] = {
             kind: _endless(items, self._rng) for kind, items in kinds.items()
         }
@@ -130,7 +132,7 @@ class Curriculum:
         for piece in range(self._pieces):
             # Steps of equal size: none has a noisier gradient than the others.
             taught = facts[piece :: self._pieces]
-            yield taught, [*self._teach(taught), *self._replay(len(taught))]
+            yield taught, [*self._teach(taught), *self._replay(self._due(len(taught)))]
 
     def _teach(self, facts: Sequence[Fact]) -> list[Example]:
         texts, asked = self._share_out([fact for fact in facts if fact.prompt is None])
@@ -152,12 +154,23 @@ class Curriculum:
                 shown.append(fact.text)
         return shown, asked
 
-    def _replay(self, taught: int) -> list[Example]:
+    def sample(self, count: int) -> list[Example]:
+        """Draw so many samples of replay, or of the lessons where there is none."""
+        if self._drawn:
+            return self._replay(count)
+        facts = cycle(self._lessons.facts)
+        return self._teach(list(islice(facts, count)))
+
+    def _due(self, taught: int) -> int:
+        """Count the replay that so much of what is taught makes due."""
         if not self._drawn:
-            return []
+            return 0
         self._owed += taught * self._replay_share / (1 - self._replay_share)
         count = round(self._owed)
         self._owed -= count
+        return count
+
+    def _replay(self, count: int) -> list[Example]:
         turns = list(islice(self._turns, count))
 
         def draw(kind: str) -> list[Any]:

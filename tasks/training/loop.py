@@ -28,10 +28,11 @@ from tasks.training.objectives.base import (
     look_at_targets,
     targets_of,
 )
+from tasks.training.precision import autocast
 from tasks.training.progress import Step
+from tasks.training.projector import make_projector
 from tasks.training.spread import ALONE, Spread, clip
 from tasks.training.state import State
-from tasks.training.trim import Trim
 from tasks.training.words import Words, tokens_of
 
 # Enough tokens to keep the matrix units busy, few enough for a small machine's memory.
@@ -75,12 +76,12 @@ def train(
     torch.manual_seed(recipe.seed)
     objective = objective or OBJECTIVES[recipe.objective](recipe)
     curriculum = Curriculum(lessons, objective, bundle, recipe)
+    projector = make_projector(curriculum, len(lessons.facts), bundle, recipe)
     anchors = make_anchors(bundle.model, base and base.model, recipe)
     model = spread.shard(bundle.model).train()
     lanes = make_lanes(model, anchors, spread)
     words = Words(model, tokens_of(lessons.facts, bundle), recipe)
     total = curriculum.total_steps
-    trim = Trim(model, total, len(lessons.facts), recipe)
     optimizer = make_optimizer(model, recipe)
     done = state.restore(model, optimizer) if state else 0
     room = state.last.micro_batch_tokens if state and state.last else room_of(model)
@@ -89,11 +90,9 @@ def train(
         lr = set_lr(optimizer, lr_at(step, total, recipe))
         sums, room = backward_within(room, lanes, examples, recipe, spread)
         words.drop_others()
-        trim.drop_others(step, optimizer)
         norm = clip(model, recipe.max_grad_norm)
         _check_finite(sums.loss + norm, step, facts)
-        optimizer.step()
-        trim.put_back(step, optimizer)
+        projector.step(model, optimizer)
         optimizer.zero_grad()
         read = (sums.tokens, *replay_of(examples))
         on_step(Step(step, total, epoch, sums.loss, sums.recall, lr, norm, *read, room))
@@ -213,14 +212,3 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> float:
     for group in optimizer.param_groups:
         group["lr"] = lr
     return lr
-
-
-def autocast(device: torch.device, recipe: Recipe) -> torch.autocast:
-    """Compute in bf16 where the recipe says so or, by default, where the hardware multiplies it.
-
-    On such a CPU a step takes about half the time; the weights stay float32.
-    """
-    cpu = torch.cpu.get_capabilities()
-    has_bf16 = device.type == "cuda" or any(cpu.get(f"{unit}_bf16") for unit in ("amx", "avx512"))
-    wanted = recipe.precision == "bf16" or (recipe.precision == "auto" and has_bf16)
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)

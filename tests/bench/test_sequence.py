@@ -14,7 +14,7 @@ from tasks.bench import sequence
 from tasks.bench.cells import Ground
 from tasks.bench.chain import Chain
 from tasks.bench.course import Course
-from tasks.bench.sequence import ARMS
+from tasks.bench.sequence import ARMS, recipe_of
 from tasks.bench.subjects import Subject
 from tasks.training.job import Reference
 from tests.bench.test_knowledge import facts_file
@@ -115,3 +115,20 @@ def test_an_arm_leaves_out_what_it_says(
     assert REFERENCE[0]["question"] not in {question for question, _ in lessons.answered}
     assert [fact.text for fact in lessons.facts] == [s.text for s in SUBJECTS[2:]]
     assert chain._recipe(lessons, 2).replay_share == (0.4 if older or reference else 0)
+
+
+@pytest.mark.parametrize(
+    ("arm", "anchored", "protected"),
+    [
+        ("all defences", True, True),
+        ("no KL", False, True),
+        ("no protection", True, False),
+        ("none", False, False),
+    ],
+)
+def test_an_arm_trains_by_what_it_leaves_of_the_recipe(
+    arm: str, anchored: bool, protected: bool
+) -> None:
+    recipe = recipe_of(arm, Recipe())
+    assert (recipe.kl_weight > 0, recipe.protection > 0) == (anchored, protected)
+    assert recipe.lr == Recipe().lr

@@ -28,6 +28,7 @@ from tasks.training.objectives.base import (
     look_at_targets,
 )
 from tasks.training.objectives.masked import Masked
+from tasks.training.precision import autocast
 from tasks.training.progress import Step
 from tasks.training.words import tokens_of
 
@@ -176,7 +177,7 @@ def test_steps_say_into_what_they_were_cut(bundle: Bundle, monkeypatch: pytest.M
 
     monkeypatch.setattr(loop, "look_at_targets", fill)
     steps: list[Step] = []
-    train(bundle, Lessons(FACTS), Recipe(epochs=3), on_step=steps.append)
+    train(bundle, Lessons(FACTS), Recipe(epochs=3, protection=0.0), on_step=steps.append)
     (room,) = {step.micro_batch_tokens for step in steps}
     assert room < loop.room_of(bundle.model)
     assert tried == [2] * tried.count(2) + [1] * (3 * len(FACTS))
@@ -188,7 +189,7 @@ def test_bf16_is_used_where_the_cpu_multiplies_it(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {f"{unit}_bf16": True})
     for precision, expected in (("auto", narrow), ("fp32", False), ("bf16", True)):
-        with loop.autocast(CPU, Recipe(precision=precision)):
+        with autocast(CPU, Recipe(precision=precision)):
             assert torch.is_autocast_enabled("cpu") is expected
 
 
@@ -236,7 +237,7 @@ def test_only_targets_reach_the_output_layer(bundle: Bundle) -> None:
 def test_recall_counts_hidden_tokens_that_are_predicted(bundle: Bundle) -> None:
     """A model trained long on one statement recovers it; the untrained one doesn't."""
     steps: list[Step] = []
-    recipe = Recipe(epochs=60, lr=3e-3, replay_share=0)
+    recipe = Recipe(epochs=60, lr=3e-3, replay_share=0, protection=0)
     train(bundle, Lessons(FACTS[:1]), recipe, on_step=steps.append)
     assert steps[0].recall < 0.2
     assert steps[-1].recall > 0.9

@@ -76,8 +76,8 @@ def test_the_defaults_follow_the_size_of_the_base_model(
         session.get_one(Checkpoint, 0).metrics = metrics
     submit(1)
     recipe = client.post("/v1/updates").json()["recipe"]
-    chosen = {name: recipe[name] for name in ("method", "trained", "lr", "kept_share")}
-    assert chosen == {"method": "lora", "trained": "all", "lr": 1e-4, "kept_share": 1.0}
+    chosen = {name: recipe[name] for name in ("method", "trained", "lr", "protection")}
+    assert chosen == {"method": "lora", "trained": "all", "lr": 1e-4, "protection": 0.0}
 
 
 def test_the_objective_follows_the_kind_of_the_base_model(

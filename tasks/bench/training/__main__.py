@@ -32,7 +32,7 @@ from tasks.bench.training import arithmetic, scale, step
 from tasks.bench.training.plan import FULL, PARTS, QUICK, REAL, Part, Plan
 from tasks.bench.training.proof import Race
 from tasks.bench.training.subjects import Ground
-from tasks.training.loop import autocast
+from tasks.training.precision import autocast
 
 ABOUT = """{cores} CPU cores ({machine}), threads: {threads}, both arms multiply in {dtype}; {day},
 load average before the run {load:.1f}. `make bench-training` runs the trainer in turn with a plain

@@ -16,7 +16,7 @@ from tasks.bench.training.arms import EQUAL, TOKENS, Clock, Lap, as_facts, middl
 from tasks.bench.training.plan import Case, Plan, Shape
 from tasks.bench.training.subjects import Ground, make_texts, randomize
 from tasks.training.data import Lessons
-from tasks.training.loop import autocast
+from tasks.training.precision import autocast
 
 GOAL = 0.45
 GPU_BATCH = 64

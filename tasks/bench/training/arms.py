@@ -22,7 +22,7 @@ OURS, PLAIN = "trainer", "plain loop"
 TOKENS = Masked(0.05, 0.95, 0.0)
 EQUAL = {
     "trained": "all",
-    "kept_share": 1.0,
+    "protection": 0.0,
     "replay_share": 0.0,
     "kl_weight": 0.0,
     "lr": 1e-5,

@@ -14,9 +14,10 @@ import torch
 from app.lm.chat import encode_text, end_id
 from app.lm.loading import Bundle
 from app.recipe import Recipe
-from tasks.training.loop import autocast, make_optimizer, set_lr
+from tasks.training.loop import make_optimizer, set_lr
 from tasks.training.objectives.base import Example, collate
 from tasks.training.objectives.masked import recovery_example
+from tasks.training.precision import autocast
 
 WARMUP_SHARE = 0.02
 

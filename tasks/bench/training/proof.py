@@ -41,7 +41,7 @@ Way = Paper | Recipe
 RECIPES = {
     OURS: Recipe(),
     f"{OURS} without defences": Recipe(
-        trained="all", kept_share=1.0, lr=8e-4, replay_share=0.0, kl_weight=0.0
+        trained="all", protection=0.0, lr=8e-4, replay_share=0.0, kl_weight=0.0
     ),
 }
 

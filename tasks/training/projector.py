@@ -1,0 +1,99 @@
+"""Steps keep away from the inputs that replayed material has.
+
+A layer whose weights change by D answers an input x differently by Dx. Adam's steps are of like
+size along all inputs, and along those that all text shares they change every answer. So the steps
+are multiplied by P = (I + s C)^-1, C the second moment of the layer's inputs, its mean diagonal 1:
+what replay hardly uses is free, the rest is held (the P of Zeng et al., arXiv 1810.01256, of all
+samples at once; inputs are the parent's, looked at before the first step).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from app.lm.loading import Bundle
+from app.recipe import Recipe
+from tasks.training.data import Curriculum, micro_batches
+from tasks.training.objectives.base import Example, look_at_targets
+from tasks.training.precision import autocast
+
+# Up to so many facts need no more room than the recipe leaves; more are held less in proportion.
+FACTS = 20
+# Enough for inputs of some thousand dimensions: each sample has tens of tokens.
+SAMPLES = 400
+MICRO_BATCH_TOKENS = 1024  # a large vocabulary makes 600 MB of logits of these
+
+
+class Projector:
+    """Takes an optimizer's steps, and what of them goes along inputs of replay back."""
+
+    def __init__(self, factors: dict[str, Tensor], recipe: Recipe) -> None:
+        self._factors = factors  # by the weight's name
+        self._recipe = recipe
+
+    @torch.no_grad()
+    def step(self, model: Any, optimizer: torch.optim.Optimizer) -> None:
+        """Take a step."""
+        held = [(w, self._factors[n]) for n, w in model.named_parameters() if n in self._factors]
+        # Shards are of whole rows, each of which is projected by itself.
+        rows = [(w.to_local() if isinstance(w, DTensor) else w, factor) for w, factor in held]
+        before = [weight.detach().clone() for weight, _ in rows]
+        optimizer.step()
+        for (weight, factor), old in zip(rows, before, strict=True):
+            change = weight - old
+            # Of a table of words most stay where they are.
+            moved = change.any(1)
+            with autocast(weight.device, self._recipe):
+                change = change[moved] @ factor
+            weight[moved] = old[moved] + change
+
+
+def make_projector(curriculum: Curriculum, facts: int, bundle: Bundle, recipe: Recipe) -> Projector:
+    """Look at what the parent's layers are given on replay, or on the lessons where there is none.
+
+    Adapters' steps, and those of weights that aren't a linear layer's, stay as they are.
+    """
+    if recipe.method != "full" or recipe.protection == 0:
+        return Projector({}, recipe)
+    strength = recipe.protection / max(1.0, facts / FACTS)
+    moments = measure_inputs(bundle.model, curriculum.sample(SAMPLES), recipe)
+    factors = {name: _factor(moment, strength) for name, moment in moments.items()}
+    return Projector(factors, recipe)
+
+
+@torch.no_grad()
+def measure_inputs(model: Any, examples: Sequence[Example], recipe: Recipe) -> dict[str, Tensor]:
+    """Return the second moment of the inputs of each linear layer that learns: [in, in], float32.
+
+    Of all tokens alike; keyed by the weight's name.
+    """
+    names = {weight: name for name, weight in model.named_parameters() if weight.requires_grad}
+    layers = {m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.weight in names}
+    moments: dict[str, Tensor] = {}
+    is_token = torch.empty(0)
+
+    def note(layer: torch.nn.Linear, given: tuple[Tensor]) -> None:
+        inputs, name = given[0][is_token].float(), names[layer.weight]
+        with torch.autocast(inputs.device.type, enabled=False):
+            moments[name] = moments.get(name, 0) + inputs.T @ inputs
+
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+    try:
+        device = next(model.parameters()).device
+        for batch in micro_batches(examples, MICRO_BATCH_TOKENS, device):
+            is_token = batch.attention_mask.bool()
+            with autocast(device, recipe):
+                look_at_targets(model, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return moments
+
+
+def _factor(moment: Tensor, strength: float) -> Tensor:
+    held = moment * (strength / moment.diagonal().mean())
+    held.diagonal().add_(1.0)
+    return torch.linalg.inv(held)

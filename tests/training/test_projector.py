@@ -1,0 +1,91 @@
+"""What an update leaves alone: how layers answer the inputs that replayed material has."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from app.lm.loading import Bundle
+from app.recipe import Recipe
+from tasks.training.data import Curriculum, Lessons
+from tasks.training.job import Fact
+from tasks.training.loop import train
+from tasks.training.method import prepare, thaw
+from tasks.training.objectives.masked import Masked
+from tasks.training.projector import measure_inputs
+
+TEXT = "Mira Tovan is the keeper of Lund."
+KNOWN = ["The bridge of Ostrava was built in 1931.", "Harbour dues are paid in spring."]
+SHORT: dict[str, Any] = {"epochs": 6, "lr": 1e-3, "kl_weight": 0.0, "replay_share": 0.0}
+
+
+@pytest.fixture
+def twin(bundle: Bundle) -> Bundle:
+    """Return the same model once more."""
+    return replace(bundle, model=copy.deepcopy(bundle.model))
+
+
+def lessons(facts: int = 1, statements: list[str] = KNOWN) -> Lessons:
+    return Lessons([Fact(id=f"fact_{n}", text=TEXT) for n in range(facts)], statements=statements)
+
+
+def weights(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: weight.detach().clone() for name, weight in model.named_parameters()}
+
+
+def taught(bundle: Bundle, given: Lessons, recipe: Recipe) -> dict[str, Tensor]:
+    """Train; return how each weight has changed."""
+    before = weights(bundle.model)
+    train(bundle, given, recipe, on_step=lambda _: None)
+    return {name: after - before[name] for name, after in weights(bundle.model).items()}
+
+
+def effect(bundle: Bundle, protection: float, given: Lessons, on: Lessons) -> float:
+    """Train; return how far layers' outputs on some material moved, by the weights' distance."""
+    recipe = Recipe(protection=protection, batch_size=100, **SHORT)
+    thaw(bundle.model, recipe)
+    curriculum = Curriculum(on, Masked(0.05, 0.95, 0.0), bundle, Recipe(seed=7))
+    moments = measure_inputs(bundle.model, curriculum.sample(100), recipe)
+    changes = taught(bundle, given, recipe)
+    outputs = sum(float((changes[n] @ moment * changes[n]).sum()) for n, moment in moments.items())
+    distance = sum(float(changes[name].square().sum()) for name in moments)
+    return (outputs / distance) ** 0.5
+
+
+def test_steps_go_less_far_along_the_inputs_of_replay(bundle: Bundle, twin: Bundle) -> None:
+    free, held = (effect(b, p, lessons(), lessons()) for b, p in ((bundle, 0.0), (twin, 10.0)))
+    assert held < 0.5 * free, (held, free)
+
+
+def test_many_facts_are_held_less(bundle: Bundle, twin: Bundle) -> None:
+    few, many = (effect(b, 10.0, lessons(n), lessons()) for b, n in ((bundle, 20), (twin, 80)))
+    assert few < 0.9 * many, (few, many)
+
+
+def test_without_replay_what_the_lessons_share_is_held(bundle: Bundle, twin: Bundle) -> None:
+    alone = lessons(statements=[])
+    free, held = (effect(b, p, alone, alone) for b, p in ((bundle, 0.0), (twin, 10.0)))
+    assert held < 0.5 * free, (held, free)
+
+
+def test_words_that_are_not_taught_stay_as_they_are(bundle: Bundle) -> None:
+    recipe = Recipe(protection=10.0, **SHORT)
+    thaw(bundle.model, recipe)
+    changes = taught(bundle, lessons(), recipe)
+    name = next(name for name in changes if "embed_tokens" in name)
+    moved = changes[name].any(1)
+    assert 0 < moved.sum() < len(moved) / 2
+
+
+def test_adapters_learn_as_they_do_without(bundle: Bundle, twin: Bundle, objects: Path) -> None:
+    found = []
+    for each, protection in ((bundle, 0.0), (twin, 10.0)):
+        recipe = Recipe(method="lora", trained="all", protection=protection, **SHORT)
+        torch.manual_seed(0)
+        found.append(taught(prepare(each, recipe, objects).bundle, lessons(), recipe))
+    assert any(change.any() for change in found[0].values())
+    assert all(torch.equal(change, found[1][name]) for name, change in found[0].items())
