@@ -20,7 +20,7 @@ from tasks.training.data import Curriculum, micro_batches
 from tasks.training.objectives.base import Example, look_at_targets
 from tasks.training.precision import autocast
 
-# Up to so many facts need no more room than the recipe leaves; more are held less in proportion.
+# So many facts find the room that they need; for more, less is held, by the root of their number.
 FACTS = 20
 # Enough for inputs of some thousand dimensions: each sample has tens of tokens.
 SAMPLES = 400
@@ -58,7 +58,7 @@ def make_projector(curriculum: Curriculum, facts: int, bundle: Bundle, recipe: R
     """
     if recipe.method != "full" or recipe.protection == 0:
         return Projector({}, recipe)
-    strength = recipe.protection / max(1.0, facts / FACTS)
+    strength = recipe.protection / max(1.0, facts / FACTS) ** 0.5
     moments = measure_inputs(bundle.model, curriculum.sample(SAMPLES), recipe)
     factors = {name: _factor(moment, strength) for name, moment in moments.items()}
     return Projector(factors, recipe)
