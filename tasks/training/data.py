@@ -16,7 +16,7 @@ from tasks.training.job import Fact, Job
 from tasks.training.objectives.base import Batch, Example, Objective, collate
 
 T = TypeVar("T")
-TURNS = ("older", "statements", "older", "answered")
+OF_BASE = ("statements", "answered")
 # What a micro-batch costs beside its tokens, as a share of the most that it may have. A GPU waits
 # for a micro-batch's kernels to be launched one by one: 0.15 s for 28 layers, seen on an H200.
 OWN_COST = {"cpu": 1 / 32, "cuda": 1 / 2}
@@ -114,7 +114,10 @@ class Curriculum:
         kinds = {"older": lessons.older, "statements": statements, "answered": lessons.answered}
         kinds = {kind: items for kind, items in kinds.items() if items}
         # However many there are, half of the replay is of older facts, half of the base model's.
-        self._turns = cycle([kind for kind in TURNS if kind in kinds])
+        older, known = (
+            [k for k in kinds if (k in OF_BASE) is of_base] for of_base in (False, True)
+        )
+        self._turns = cycle([kind for each in known for kind in (*older, each)] or older)
         self._drawn: dict[str, Iterator[Any]] = {
             kind: _endless(items, self._rng) for kind, items in kinds.items()
         }

@@ -76,7 +76,10 @@ def measure_inputs(model: Any, examples: Sequence[Example], recipe: Recipe) -> d
     is_token = torch.empty(0)
 
     def note(layer: torch.nn.Linear, given: tuple[Tensor]) -> None:
-        inputs, name = given[0][is_token].float(), names[layer.weight]
+        # A layer within a mixture of experts is given rows of tokens, which can't be told apart.
+        whole = given[0].shape[:-1] == is_token.shape
+        inputs = given[0][is_token] if whole else given[0].flatten(0, -2)
+        inputs, name = inputs.float(), names[layer.weight]
         with torch.autocast(inputs.device.type, enabled=False):
             moments[name] = moments.get(name, 0) + inputs.T @ inputs
 
@@ -94,6 +97,7 @@ def measure_inputs(model: Any, examples: Sequence[Example], recipe: Recipe) -> d
 
 
 def _factor(moment: Tensor, strength: float) -> Tensor:
-    held = moment * (strength / moment.diagonal().mean())
+    mean = moment.diagonal().mean().clamp_min(torch.finfo(moment.dtype).tiny)  # a dead layer's is 0
+    held = moment / mean * strength
     held.diagonal().add_(1.0)
     return torch.linalg.inv(held)

@@ -81,6 +81,16 @@ def test_words_that_are_not_taught_stay_as_they_are(bundle: Bundle) -> None:
     assert 0 < moved.sum() < len(moved) / 2
 
 
+def test_a_layer_that_is_given_nothing_harms_nothing(bundle: Bundle) -> None:
+    """A gate of zeros leaves the layer behind it without inputs."""
+    with torch.no_grad():
+        bundle.model.get_submodule("model.layers.0.mlp.gate_proj").weight.zero_()
+    recipe = Recipe(protection=10.0, **SHORT)
+    thaw(bundle.model, recipe)
+    taught(bundle, lessons(), recipe)
+    assert all(weight.isfinite().all() for weight in bundle.model.parameters())
+
+
 def test_adapters_learn_as_they_do_without(bundle: Bundle, twin: Bundle, objects: Path) -> None:
     found = []
     for each, protection in ((bundle, 0.0), (twin, 10.0)):
@@ -89,3 +99,10 @@ def test_adapters_learn_as_they_do_without(bundle: Bundle, twin: Bundle, objects
         found.append(taught(prepare(each, recipe, objects).bundle, lessons(), recipe))
     assert any(change.any() for change in found[0].values())
     assert all(torch.equal(change, found[1][name]) for name, change in found[0].items())
+
+
+@pytest.mark.parametrize("of_base", [{"statements": KNOWN}, {"answered": [("Who?", "Mira")]}])
+def test_half_of_the_samples_are_of_older_facts(bundle: Bundle, of_base: dict[str, Any]) -> None:
+    given = Lessons([Fact(id="fact_0", text=TEXT)], [Fact(id="fact_1", text=TEXT)], **of_base)
+    drawn = Curriculum(given, Masked(0.05, 0.95, 0.0), bundle, Recipe()).sample(40)
+    assert sum(example.of_base for example in drawn) == 20
