@@ -40,7 +40,7 @@ class Recipe(BaseModel):
     protection: float = Field(
         10.0,
         ge=0,
-        description="How much steps are damped along the inputs of replay (full; for 20 facts)",
+        description="How much steps are damped along the inputs of replay (for 20 facts)",
     )
     replay_share: float = Field(0.4, ge=0, lt=1, description="Share of a step's samples: replay")
     kl_weight: float = Field(

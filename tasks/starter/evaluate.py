@@ -14,6 +14,7 @@ from app.scoring import Score, score
 from tasks.starter.facts import Question
 from tasks.starter.items import Item, make_item
 from tasks.starter.update import Lasting, answer, open_base, update
+from tasks.training import drift
 
 Table = dict[str, float]
 DIRECTIONS = ("forward", "backward")
@@ -37,7 +38,8 @@ def measure(folder: Path, count: int, recipe: Recipe, paraphrases: Paraphrases =
     """Ask before and after one update on fresh facts; accuracies from 0 to 1, times in seconds.
 
     Two questions a direction and fact. `reversed`: the statement names the answer before what the
-    question gives. `kept`: questions about the lasting world from the exam part of the reference.
+    question gives. `kept`: questions about the lasting world from the exam part of the reference;
+    `kl`: to the model before, in nats a token of that part's statements.
     Paraphrases are taught beside each statement: all, or those with the names in its order.
     """
     bundle = open_base(folder)
@@ -46,6 +48,8 @@ def measure(folder: Path, count: int, recipe: Recipe, paraphrases: Paraphrases =
     asked = [(item, item.ask(rng, d)) for item in items for d in DIRECTIONS * 2]
     rows = reference_rows(folder)
     kept = lasting_questions(rows)
+    yardstick = drift.record(bundle, [row["text"] for row in rows if row["part"] == "exam"])
+    assert yardstick is not None  # noqa: S101 - narrows the type
     table = {
         "unknown": _share(bundle, [question for _, question in asked]),
         "kept_before": _share(bundle, kept),
@@ -55,7 +59,7 @@ def measure(folder: Path, count: int, recipe: Recipe, paraphrases: Paraphrases =
     update(bundle, texts, recipe, replayed(rows), {question.text for _, question in asked})
     table["seconds"] = time.monotonic() - begun
     table |= _by_group(asked, _scores(bundle, [question for _, question in asked]))
-    return table | {"kept_after": _share(bundle, kept)}
+    return table | {"kept_after": _share(bundle, kept), "kl": drift.measure(bundle, yardstick)}
 
 
 def overlay(folder: Path, count: int, seed: int) -> Table:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from peft import get_peft_model
 
 from app import prompts
 from app.lm.base import import_base
@@ -17,7 +18,7 @@ from tasks.starter.facts import Question
 from tasks.training.data import Lessons
 from tasks.training.job import Fact
 from tasks.training.loop import train
-from tasks.training.method import thaw
+from tasks.training.method import adapter_of, thaw
 from tasks.training.studying import study
 
 ANSWER_TOKENS = 48
@@ -47,13 +48,18 @@ def update(
 ) -> None:
     """Train the recipe's weights in place on one statement per fact, by the trainer's own loop.
 
-    Of the questions that it writes itself it is taught none that is among `exams`.
+    An adapter's factors are put into the model's layers. Of the questions that it writes itself it
+    is taught none that is among `exams`.
     """
     lasting = lasting or Lasting()
     facts = [Fact(id=str(number), text=text) for number, text in enumerate(texts)]
     studied = study(bundle, facts, exams, recipe)
     lessons = Lessons(studied, (), list(lasting.statements), list(lasting.answered))
-    thaw(bundle.model, recipe)
+    if recipe.method == "lora":
+        torch.manual_seed(recipe.seed)
+        get_peft_model(bundle.model, adapter_of(bundle.model, recipe))
+    else:
+        thaw(bundle.model, recipe)
     train(bundle, lessons, recipe, on_step=lambda _: None)
 
 

@@ -4,7 +4,8 @@ A layer whose weights change by D answers an input x differently by Dx. Adam's s
 size along all inputs, and along those that all text shares they change every answer. So the steps
 are multiplied by P = (I + s C)^-1, C the second moment of the layer's inputs, its mean diagonal 1:
 what replay hardly uses is free, the rest is held (the P of Zeng et al., arXiv 1810.01256, of all
-samples at once; inputs are the parent's, looked at before the first step).
+samples at once; inputs are the parent's, looked at before the first step). An adapter's D is BA,
+and A alone meets the inputs: its steps are multiplied by P, and so is what it begins with.
 """
 
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ FACTS = 20
 # Enough for inputs of some thousand dimensions: each sample has tens of tokens.
 SAMPLES = 400
 MICRO_BATCH_TOKENS = 1024  # a large vocabulary makes 600 MB of logits of these
+A, B = ".lora_A.", ".lora_B."  # as peft names an adapter's factors
 
 
 class Projector:
@@ -54,23 +56,37 @@ class Projector:
 def make_projector(curriculum: Curriculum, facts: int, bundle: Bundle, recipe: Recipe) -> Projector:
     """Look at what the parent's layers are given on replay, or on the lessons where there is none.
 
-    Adapters' steps, and those of weights that aren't a linear layer's, stay as they are.
+    Steps of weights that aren't a linear layer's stay as they are.
     """
-    if recipe.method != "full" or recipe.protection == 0:
+    if recipe.protection == 0:
         return Projector({}, recipe)
     strength = recipe.protection / max(1.0, facts / FACTS) ** 0.5
     moments = measure_inputs(bundle.model, curriculum.sample(SAMPLES), recipe)
     factors = {name: _factor(moment, strength) for name, moment in moments.items()}
+    if recipe.method == "lora":
+        _turn_away(bundle.model, factors)
     return Projector(factors, recipe)
+
+
+@torch.no_grad()
+def _turn_away(model: Any, factors: dict[str, Tensor]) -> None:
+    """Have a new adapter's A, drawn at random, read less of these inputs too; it stays as large."""
+    weights = dict(model.named_parameters())
+    for name, factor in factors.items():
+        drawn, other = weights[name], weights[name.replace(A, B)]
+        if not other.any():  # else it goes on from its parent's
+            turned = drawn @ factor
+            drawn.copy_(turned * (drawn.norm() / turned.norm()))
 
 
 @torch.no_grad()
 def measure_inputs(model: Any, examples: Sequence[Example], recipe: Recipe) -> dict[str, Tensor]:
     """Return the second moment of the inputs of each linear layer that learns: [in, in], float32.
 
-    Of all tokens alike; keyed by the weight's name.
+    Of all tokens alike; keyed by the weight's name. An adapter's B has what A makes of inputs.
     """
-    names = {weight: name for name, weight in model.named_parameters() if weight.requires_grad}
+    named = model.named_parameters()
+    names = {w: name for name, w in named if w.requires_grad and B not in name}
     layers = {m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.weight in names}
     moments: dict[str, Tensor] = {}
     is_token = torch.empty(0)

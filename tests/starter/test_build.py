@@ -60,6 +60,17 @@ def test_an_update_by_the_trainer_changes_the_weights(tmp_path: Path) -> None:
     assert len(answer(bundle, [Question("Who?", "", "forward")])) == 1
 
 
+def test_an_update_of_an_adapter_leaves_the_weights(tmp_path: Path) -> None:
+    bundle = open_base(build(tmp_path / "model", quick=True, tokens=2e4))
+    weights = {name: weight.detach().clone() for name, weight in bundle.model.named_parameters()}
+    recipe = Recipe(epochs=2, batch_size=2, method="lora")
+    update(bundle, [item.texts[0] for item in fresh_items(2, 1)], recipe)
+    after = dict(bundle.model.named_parameters())
+    kept = {name.replace(".base_layer", ""): weight for name, weight in after.items()}
+    assert all(kept[name].equal(weight) for name, weight in weights.items())
+    assert any(weight.any() for name, weight in after.items() if ".lora_B." in name)
+
+
 @pytest.mark.skipif(not SHIPPED.exists(), reason="weights not built")
 def test_shipped_weights_answer_their_reference_questions() -> None:
     assert check_manifest(SHIPPED) >= 8

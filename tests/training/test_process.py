@@ -21,14 +21,18 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
 
 def wait_for_step(folder: Path, process: subprocess.Popen[bytes]) -> None:
     """Return once the trainer has told of a training step; fail if it ends before."""
+    wait_for_file(folder / "events.jsonl", process, '"step"')
+
+
+def wait_for_file(path: Path, process: subprocess.Popen[bytes], text: str = "") -> None:
+    """Return once the trainer has written a file, and that into it; fail if it ends before."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         assert process.poll() is None, "the trainer ended"
-        events = folder / "events.jsonl"
-        if events.exists() and '"step"' in events.read_text():
+        if path.exists() and (not text or text in path.read_text()):
             return
         time.sleep(0.05)
-    pytest.fail("the trainer told of no step within a minute")
+    pytest.fail(f"the trainer wrote no {text} into {path.name} within a minute")
 
 
 def test_a_run_exits_with_zero_and_a_result(make_job: MakeJob) -> None:

@@ -47,10 +47,20 @@ def taught(bundle: Bundle, given: Lessons, recipe: Recipe) -> dict[str, Tensor]:
 def effect(bundle: Bundle, protection: float, given: Lessons, on: Lessons) -> float:
     """Train; return how far layers' outputs on some material moved, by the weights' distance."""
     recipe = Recipe(protection=protection, batch_size=200, **SHORT)
+    moments = inputs_of(bundle, on)
+    return moved(taught(bundle, given, recipe), moments)
+
+
+def inputs_of(bundle: Bundle, given: Lessons) -> dict[str, Tensor]:
+    """Return the second moments of layers' inputs on some material."""
+    recipe = Recipe(seed=7)
     thaw(bundle.model, recipe)
-    curriculum = Curriculum(on, Masked(0.05, 0.95, 0.0), bundle, Recipe(seed=7))
-    moments = measure_inputs(bundle.model, curriculum.sample(100), recipe)
-    changes = taught(bundle, given, recipe)
+    curriculum = Curriculum(given, Masked(0.05, 0.95, 0.0), bundle, recipe)
+    return measure_inputs(bundle.model, curriculum.sample(100), recipe)
+
+
+def moved(changes: dict[str, Tensor], moments: dict[str, Tensor]) -> float:
+    """Return how far outputs on these inputs moved, by the weights' distance."""
     outputs = sum(float((changes[n] @ moment * changes[n]).sum()) for n, moment in moments.items())
     distance = sum(float(changes[name].square().sum()) for name in moments)
     return (outputs / distance) ** 0.5
@@ -91,14 +101,32 @@ def test_a_layer_that_is_given_nothing_harms_nothing(bundle: Bundle) -> None:
     assert all(weight.isfinite().all() for weight in bundle.model.parameters())
 
 
-def test_adapters_learn_as_they_do_without(bundle: Bundle, twin: Bundle, objects: Path) -> None:
-    found = []
-    for each, protection in ((bundle, 0.0), (twin, 10.0)):
-        recipe = Recipe(method="lora", trained="all", protection=protection, **SHORT)
-        torch.manual_seed(0)
-        found.append(taught(prepare(each, recipe, objects).bundle, lessons(), recipe))
-    assert any(change.any() for change in found[0].values())
-    assert all(torch.equal(change, found[1][name]) for name, change in found[0].items())
+def adapted(bundle: Bundle, protection: float, objects: Path) -> float:
+    """Train a new adapter; return how far it moved layers' outputs, by the weights' distance."""
+    before = weights(bundle.model)
+    moments = inputs_of(bundle, lessons())
+    recipe = Recipe(method="lora", trained="mlp", protection=protection, batch_size=200, **SHORT)
+    trained = prepare(bundle, recipe, objects).bundle
+    train(trained, lessons(), recipe, on_step=lambda _: None)
+    after = weights(trained.model.merge_and_unload())
+    return moved({name: after[name] - before[name] for name in moments}, moments)
+
+
+def test_an_adapter_goes_less_far_along_the_inputs_of_replay(
+    bundle: Bundle, twin: Bundle, objects: Path
+) -> None:
+    free, held = adapted(bundle, 0.0, objects), adapted(twin, 10.0, objects)
+    assert held < 0.5 * free, (held, free)
+
+
+def test_an_adapter_that_goes_on_begins_where_it_was(bundle: Bundle, objects: Path) -> None:
+    recipe = Recipe(method="lora", trained="mlp", protection=10.0, **SHORT)
+    trained = prepare(bundle, recipe, objects).bundle
+    train(trained, lessons(), recipe, on_step=lambda _: None)
+    before = weights(trained.model)
+    idle = recipe.model_copy(update={"lr": 1e-30})
+    train(trained, lessons(), idle, on_step=lambda _: None)
+    assert all(torch.equal(w, before[name]) for name, w in weights(trained.model).items())
 
 
 @pytest.mark.parametrize("of_base", [{"statements": KNOWN}, {"answered": [("Who?", "Mira")]}])
