@@ -129,7 +129,7 @@ def test_a_gpu_that_is_not_there_is_nobodys_fault(make_job: MakeJob) -> None:
 def test_an_adapter_is_trained_on_from_its_parents(
     make_job: MakeJob, objects: Path, base: str
 ) -> None:
-    first = make_job("first", method="lora", lora_rank=4, lora_alpha=12, epochs=3, lr=3e-3)
+    first = make_job("first", method="lora", lora_rank=4, lora_alpha=12, epochs=10, lr=1e-2)
     carry_out(first)
     parent = published(objects, first)
     wish = {"method": "lora", "lora_rank": 8, "trained": "all"}
