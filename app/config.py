@@ -38,7 +38,9 @@ class Settings(BaseSettings):
     engine_port: int = Field(
         8001, ge=1, le=65535, description="Port that our own engine listens on (same host)"
     )
-    engine_kind: Literal["almanac", "vllm"] = Field("almanac", description="Which engine serves")
+    engine_kind: Literal["almanac", "vllm"] = Field(
+        "almanac", description="Which engine serves: almanac or vllm"
+    )
     vllm_max_lora_rank: int = Field(16, ge=1, description="vLLM's own --max-lora-rank")
     engine_timeout_s: float = Field(60.0, gt=0, description="Limit for one answer, seconds")
     engine_memory_mb: int = Field(4096, gt=0, description="Resident checkpoints' limit, MiB")
@@ -47,7 +49,9 @@ class Settings(BaseSettings):
     max_tokens: int = Field(256, ge=1, le=4096, description="Most tokens of an answer")
 
     batch_facts: int = Field(64, ge=1, description="Waiting facts that open an update")
-    batch_wait_s: float = Field(30.0, ge=0, description="Age of the oldest that opens one, seconds")
+    batch_wait_s: float = Field(
+        30.0, ge=0, description="Age of the oldest, or of a retraction, that opens one, seconds"
+    )
     batch_cap: int = Field(256, ge=1, description="Most facts in one update")
     consolidate_after: int = Field(
         32, ge=1, description="Updates of one adapter after which it is merged into its root"

@@ -87,10 +87,11 @@ def default_recipe(
             kl_weight=2.0,
         )
     if method not in (None, chosen.method):
-        rate = 3e-3 if method == "lora" else 1e-5
-        chosen = chosen.model_copy(update={"method": method, "lr": rate})
-    own = {"objective": "diffusion"} if architecture == "diffusion" else {}
-    return chosen.model_copy(update=own)
+        own = {"lr": 3e-3, "trained": "all"} if method == "lora" else {"lr": 1e-5}
+        chosen = chosen.model_copy(update={"method": method, **own})
+    if architecture == "diffusion":
+        chosen = chosen.model_copy(update={"objective": "diffusion"})
+    return chosen
 
 
 def fits_architecture(objective: ObjectiveName, architecture: Architecture) -> bool:

@@ -89,7 +89,7 @@ def sequence(
     size: Annotated[int, typer.Option(min=1, help="Facts of each.")] = 20,
     arms: Annotated[
         str, typer.Option(help="With commas; `fresh adapters`, `retrained` only by name.")
-    ] = "all defences,not again,no replay,no reference,no base,no KL,none",
+    ] = "all defences,not again,no replay,no reference,no base,no KL,no protection,none",
     seeds: Seeds = 3,
     recipe: Fields = "{}",
     threads: Threads = 2,

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 
@@ -130,7 +131,8 @@ def announce(settings: Settings) -> None:
         key = f"not in {path} any more"
     starter = settings.base_model == "starter"
     model = STARTER if starter else f"The base model is {settings.base_model}.\n"
-    if not starter and settings.reference_file is None:
+    brought = Path(settings.base_model, "reference.jsonl").is_file()
+    if not (starter or brought or settings.reference_file):
         model += "What it forgets isn't measured: ALMANAC_REFERENCE_FILE names no questions.\n"
     text = READY.format(
         url=local_url(settings.host, settings.port),

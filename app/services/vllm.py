@@ -13,16 +13,16 @@ from app.db import Reader
 from app.errors import Conflict, Invalid, Unavailable
 from app.models import Checkpoint
 from app.models.base import JsonObject
-from app.recipe import SMALL_MODEL_PARAMETERS, Recipe, default_recipe
+from app.recipe import Recipe
 
 
 def fit_recipe(settings: Settings, wish: Recipe | None = None) -> Recipe | None:
     """Where vLLM is the engine, wish for an adapter that it can serve in all that isn't wished."""
     if settings.engine_kind != "vllm":
         return wish
-    usual = default_recipe(SMALL_MODEL_PARAMETERS)  # what trains adapters, whatever the model
-    fitting = usual.model_dump(exclude_unset=True)
-    if usual.lora_rank > (most := settings.vllm_max_lora_rank):
+    usual, most = Recipe(), settings.vllm_max_lora_rank
+    fitting: JsonObject = {"method": "lora"}
+    if usual.lora_rank > most:
         alpha = max(1, usual.lora_alpha * most // usual.lora_rank)
         fitting |= {"lora_rank": most, "lora_alpha": alpha}
     return Recipe(**fitting | (wish.model_dump(exclude_unset=True) if wish else {}))

@@ -15,6 +15,7 @@ from app.errors import Unavailable
 from app.main import create_app
 from app.models import Fact, Probe
 from app.prompts import ask
+from app.recipe import default_recipe
 from app.services import activations, checkpoints
 from app.services.audit import SYSTEM
 from tasks.dispatcher import Dispatcher, Slot
@@ -157,6 +158,8 @@ def test_recipes_that_it_cant_serve(client):
     assert opened.status_code == 202
     recipe = opened.json()["recipe"]  # what isn't wished is what vLLM can serve
     assert (recipe["method"], recipe["lora_rank"], recipe["epochs"]) == ("lora", 8, 3)
+    usual = default_recipe(10**6, method="lora")  # of the model's size
+    assert (recipe["lr"], recipe["trained"]) == (usual.lr, usual.trained) == (3e-3, "all")
 
 
 @on_sqlite
