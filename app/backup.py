@@ -30,7 +30,7 @@ FORMAT = 1
 
 
 def create(settings: Settings, target: Path) -> int:
-    """Write a backup; return how many checkpoints it holds.
+    """Write a backup, readable by the owner alone; return how many checkpoints it holds.
 
     Raises `Conflict` where the file exists or a checkpoint was deleted meanwhile, and
     `CheckpointCorrupt` where one isn't as it was published.
@@ -55,7 +55,11 @@ def _write(settings: Settings, part: Path) -> list[str]:
         kind = make_url(settings.database).get_backend_name()
         described = {"format": FORMAT, "database": kind, "checkpoints": digests}
         head.write_text(json.dumps(described, indent=1))
-        with part.open("wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
+        part.unlink(missing_ok=True)  # of a killed run, maybe one that others may read
+        with (
+            open(part, "xb", opener=_private) as file,
+            tarfile.open(fileobj=file, mode="w") as tar,
+        ):
             tar.add(head, HEAD)
             tar.add(dump, DUMP)
             for digest in digests:
@@ -64,6 +68,10 @@ def _write(settings: Settings, part: Path) -> list[str]:
             file.flush()
             os.fsync(file.fileno())
     return digests
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def restore(settings: Settings, source: Path) -> int:

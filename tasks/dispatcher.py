@@ -76,19 +76,22 @@ class Dispatcher:
                 log.exception("this look at the database failed")
 
     def tick(self) -> None:
-        """Look once; every step is harmless when repeated or when another worker did it."""
-        settings = self._settings
+        """Look once; every step is harmless when repeated or when another worker did it.
+
+        What was begun goes on whatever becomes of planning what is next.
+        """
         with self._database.transaction() as session:
             health.note_worker(session, self._owner)
             runs.requeue_expired(session)
+            queued = runs.next_queued(session)
+        self._help_out(queued)
+        with self._database.transaction() as session:
             opened = self._open_due(session)
             if opened is not None:
                 crash_point("opening")
-            queued = runs.next_queued(session)
         if opened is not None:
             crash_point("opened")
-            queue.poke(settings, opened.id)
-        self._help_out(queued)
+            queue.poke(self._settings, opened.id)
         self._sweep()
         self._looks += 1
         if self._looks % LOOKS_PER_CLEARING == 0:

@@ -47,14 +47,17 @@ def connect(ctx: typer.Context) -> AlmanacClient:
         path = settings.data_dir / "admin.key"
         try:
             key = path.read_text().strip()
-        except OSError:
+        except (OSError, UnicodeDecodeError):
             raise Stop(
                 f"No API key: pass --key, set ALMANAC_API_KEY, or start `almanac up`, "
                 f"which writes one to {path}."
             ) from None
     if key is None:
         raise Stop("No API key for this address: pass --key or set ALMANAC_API_KEY.")
-    return AlmanacClient(target.url or local_url(settings.host, settings.port), key)
+    try:
+        return AlmanacClient(target.url or local_url(settings.host, settings.port), key)
+    except ValueError as error:
+        raise Stop(str(error)) from None
 
 
 def local_url(host: str, port: int) -> str:

@@ -49,7 +49,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         try:
             item = json.loads(line)
             json.dumps(item, ensure_ascii=False, allow_nan=False).encode()  # as it will be sent
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Stop(f"{path}, line {number}: not JSON ({error}). Nothing was sent.") from None
         if not isinstance(item, dict):
             raise Stop(f"{path}, line {number}: not a JSON object. Nothing was sent.")

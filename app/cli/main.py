@@ -3,6 +3,7 @@
 import sys
 from typing import Annotated
 
+import httpx
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -25,6 +26,8 @@ from app.cli.settings import settings
 from app.client import ApiError
 from app.errors import DomainError
 
+# What arguments and files may hold that no request can: an id, bytes that are no text, deep JSON.
+UNSENT = (httpx.InvalidURL, UnicodeError, RecursionError)
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -67,7 +70,7 @@ def main() -> None:
     """Run the command line."""
     try:
         app()
-    except (Stop, ApiError, DomainError, OSError) as error:
+    except (Stop, ApiError, DomainError, OSError, *UNSENT) as error:
         errors.print(f"almanac: {error}")
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]

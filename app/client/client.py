@@ -22,14 +22,17 @@ from app.client.models import (
     Update,
     Wire,
 )
-from app.client.transport import Transport
+from app.client.transport import Transport, connect
 
 Item = TypeVar("Item", bound=Wire)
 PAGE = 100
 
 
 class AlmanacClient:
-    """A connection to one service; safe to share between threads. Every call may raise ApiError."""
+    """A connection to one service; safe to share between threads. Every call may raise ApiError.
+
+    Made with a URL or key that can't be one, it raises ValueError.
+    """
 
     def __init__(
         self,
@@ -40,12 +43,7 @@ class AlmanacClient:
         sleep: Callable[[float], None] = time.sleep,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._http = httpx.Client(
-            base_url=url,
-            headers={"Authorization": f"Bearer {key}"},
-            timeout=timeout_s,
-            transport=transport,
-        )
+        self._http = connect(url, key, timeout=timeout_s, transport=transport)
         self._transport = Transport(self._http, sleep)
 
     def __enter__(self) -> Self:
@@ -168,7 +166,7 @@ class AlmanacClient:
         patient = httpx.Timeout(**{**self._http.timeout.as_dict(), "read": None})
         while True:
             given = _given({"against": against, "after": after})
-            page = self._transport.request("GET", path, params=given, timeout=patient).json()
+            page = self._transport.request("GET", path, params=given, timeout=patient)
             yield from map(Difference.model_validate, page["data"])
             if not page["has_more"]:
                 return
@@ -223,12 +221,12 @@ class AlmanacClient:
         self._transport.request("DELETE", f"/v1/keys/{key_id}")
 
     def _get(self, path: str, **params: Any) -> Any:
-        return self._transport.request("GET", path, params=_given(params)).json()
+        return self._transport.request("GET", path, params=_given(params))
 
     def _post(self, path: str, body: Mapping[str, Any]) -> Any:
         # With its own key a POST that a 503 put off is done once, whatever happened to the first.
         headers = {"Idempotency-Key": str(uuid.uuid4())}
-        return self._transport.request("POST", path, json=body, headers=headers).json()
+        return self._transport.request("POST", path, json=body, headers=headers)
 
     def _list(
         self, path: str, kind: type[Item], *, cursor: str = "id", **params: Any

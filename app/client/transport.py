@@ -1,5 +1,6 @@
 """One HTTP exchange with the service: the key, retries where they are safe, errors as sentences."""
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +9,7 @@ import httpx
 
 TRIES = 5
 LONGEST_WAIT_S = 10.0
+_KEY = re.compile("[!-~]+")
 
 
 class ApiError(Exception):
@@ -19,6 +21,20 @@ class ApiError(Exception):
         super().__init__(problem.get("detail") or problem.get("title") or f"HTTP status {status}.")
 
 
+def connect(url: str, key: str, **options: Any) -> httpx.Client:
+    """Make the client of one service; ValueError, a sentence, where URL or key can't be one."""
+    try:
+        base = httpx.URL(url)
+        is_address = base.scheme in ("http", "https") and base.host
+    except (httpx.InvalidURL, UnicodeError):  # the latter from an international host
+        is_address = False
+    if not is_address:
+        raise ValueError(f"{url!r} is no service's address, such as http://127.0.0.1:8000.")
+    if not _KEY.fullmatch(key):  # which isn't told: it may be nearly right
+        raise ValueError("An API key is one word of ASCII characters; the one given isn't.")
+    return httpx.Client(base_url=base, headers={"Authorization": f"Bearer {key}"}, **options)
+
+
 class Transport:
     """Sends requests; safe to share between threads."""
 
@@ -26,8 +42,8 @@ class Transport:
         self.http = http
         self.sleep = sleep
 
-    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Send one request and return its good answer, or raise ApiError.
+    def request(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """Send one request and return the object that a good answer is, or raise ApiError.
 
         Sent again: a GET that broke off, and anything that a 503 with Retry-After put off. Other
         requests that broke off may have been done, so they are never sent again here; nor is what
@@ -44,7 +60,9 @@ class Transport:
                 continue
             wait_s = _retry_after(response)
             if wait_s is None or attempt == TRIES:
-                return checked(response)
+                if (answer := _read(checked(response))) is None:
+                    raise ApiError(response.status_code, _describe(response))
+                return answer
             self.sleep(min(wait_s, LONGEST_WAIT_S))
         raise AssertionError  # the last attempt returned or raised
 
@@ -53,14 +71,24 @@ def checked(response: httpx.Response) -> httpx.Response:
     """Return a read response with a good status; raise ApiError for any other."""
     if response.is_success:
         return response
+    raise ApiError(response.status_code, _read(response) or _describe(response))
+
+
+def _read(response: httpx.Response) -> dict[str, Any] | None:
+    """Return the JSON object that an answer is, or None where it is something else."""
     try:
-        problem = response.json()
-    except ValueError:
-        problem = None
-    if not isinstance(problem, dict):
-        where = f"{response.request.method} {response.request.url.path}"
-        problem = {"detail": f"{where} answered {response.status_code} {response.reason_phrase}."}
-    raise ApiError(response.status_code, problem)
+        answer = response.json()
+    except (ValueError, RecursionError):
+        return None
+    return answer if isinstance(answer, dict) else None
+
+
+def _describe(response: httpx.Response) -> dict[str, Any]:
+    """Say what came in place of the service's own words."""
+    asked = response.request
+    said = f"{asked.method} {asked.url.path} answered {response.status_code} "
+    more = ", but no JSON object: is this the service's address?" if response.is_success else "."
+    return {"detail": said + response.reason_phrase + more}
 
 
 def unreachable(http: httpx.Client, error: httpx.TransportError) -> ApiError:

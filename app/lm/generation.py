@@ -17,6 +17,10 @@ from app.lm.loading import Bundle
 from app.lm.rows import Row
 
 MAX_ROWS = 64
+JOIN_TOKENS = 4096  # prompt tokens read in one go while others wait for their next token
+# Rows by the longest one's tokens, beyond which none joins: each of a batch keeps keys and values
+# for as many.
+MOST_KEPT = 2**17
 # Parameters times tokens up to which a step on one core is faster than on two (decision 45).
 ONE_CORE_WORK = 5e8
 
@@ -60,10 +64,26 @@ def start_batch(bundle: Bundle) -> "Batch | DiffusionBatch":
 
 def _run(batch: "Batch | DiffusionBatch", waiting: list[Row]) -> None:
     while waiting or batch.rows:
-        room = MAX_ROWS - len(batch.rows)
-        joining, waiting = waiting[:room], waiting[room:]
-        batch.step(joining)
+        batch.step(_take(batch.rows, waiting))
         batch.sweep()
+
+
+def _take(running: Sequence[Row], waiting: list[Row]) -> list[Row]:
+    """Take those that join next out of the waiting ones; return them."""
+    rows: list[Row] = []
+    tokens = JOIN_TOKENS
+    while waiting and len(running) + len(rows) < MAX_ROWS and tokens > 0:
+        if not fits([*running, *rows], waiting[0]):
+            break
+        tokens -= len(waiting[0].prompt)
+        rows.append(waiting.pop(0))
+    return rows
+
+
+def fits(rows: Sequence[Row], row: Row) -> bool:
+    """Say whether memory lasts for one more row; one alone always fits."""
+    longest = max(other.size for other in (*rows, row))
+    return not rows or (len(rows) + 1) * longest <= MOST_KEPT
 
 
 def decode(bundle: Bundle, tokens: Sequence[int]) -> str:

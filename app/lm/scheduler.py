@@ -8,14 +8,9 @@ from dataclasses import dataclass, field
 from threading import Condition, Thread
 
 from app.errors import Unavailable
-from app.lm.generation import decode, start_batch
+from app.lm.generation import JOIN_TOKENS, decode, fits, start_batch
 from app.lm.loading import Bundle
 from app.lm.rows import Row
-
-JOIN_TOKENS = 4096  # prompt tokens read in one go while others wait for their next token
-# Rows by the longest one's tokens, beyond which none joins: each of a batch keeps keys and values
-# for as many.
-MOST_KEPT = 2**17
 
 
 class Expired(Unavailable):
@@ -176,13 +171,10 @@ class _Turn:
         """Move waiting jobs to the running ones, first come first served; return their rows."""
         rows: list[Row] = []
         room, tokens = self._max_batch - len(self._batch.rows), JOIN_TOKENS
-        longest = max((row.size for row in self._batch.rows), default=0)
         while self.waiting and len(rows) < room and tokens > 0:
             job = self.waiting[0]
             if job.row.finish is None:  # it may have been given up while it waited
-                longest = max(longest, job.row.size)
-                count = len(self._batch.rows) + len(rows) + 1
-                if count > 1 and count * longest > MOST_KEPT:
+                if not fits([*self._batch.rows, *rows], job.row):
                     break
                 rows.append(job.row)
                 tokens -= len(job.row.prompt)

@@ -35,6 +35,7 @@ router = APIRouter(tags=["checkpoints"])
 Writer = Annotated[Actor, Depends(needs("checkpoints:write"))]
 Version = Annotated[int, Path(ge=0, le=2**31 - 1)]
 reads = [Depends(needs("checkpoints:read"))]
+reads_facts = [*reads, Depends(needs("facts:read"))]
 
 
 @router.get("/checkpoints", dependencies=reads)
@@ -63,7 +64,7 @@ def change_checkpoint(
     return CheckpointOut.of(row, activations.current(session))
 
 
-@router.get("/checkpoints/{version}/facts", dependencies=reads)
+@router.get("/checkpoints/{version}/facts", dependencies=reads_facts)
 def list_checkpoint_facts(
     version: Version, query: Annotated[PageQuery, Query()], session: ReaderDep
 ) -> ListOf[FactOut]:
@@ -72,7 +73,7 @@ def list_checkpoint_facts(
     return ListOf(data=facts_out(rows, find_standings(session, rows)), has_more=has_more)
 
 
-@router.get("/checkpoints/{version}/diff", dependencies=reads)
+@router.get("/checkpoints/{version}/diff", dependencies=reads_facts)
 async def diff_checkpoints(
     version: Version,
     query: Annotated[DiffQuery, Query()],

@@ -43,7 +43,10 @@ reads = [Depends(needs("facts:read"))]
 def submit_fact(
     body: FactIn, session: SessionDep, actor: Writer, settings: SettingsDep, once: OnceDep
 ) -> Response:
-    """Submit one fact: answerable at once, in the weights soon."""
+    """Submit one fact: answerable at once, in the weights soon.
+
+    A known one gets the dates that are said now. What begins later can't supersede what holds now.
+    """
 
     def work() -> tuple[int, SubmittedFact]:
         vllm.check_texts(session, settings, _texts(body))

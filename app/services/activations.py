@@ -17,6 +17,8 @@ from app.services import audit, lapses
 from app.services.audit import Actor
 from app.services.pages import Page, fetch_page
 
+AT_ONCE = 500  # ids in one statement
+
 
 class CurrentMoved(Conflict):
     """Another version became current meanwhile."""
@@ -98,8 +100,10 @@ def find_left(session: Session, replaced: int, version: int) -> Sequence[str]:
 
 def let_wait(session: Session, fact_ids: Sequence[str]) -> None:
     """Put trained facts in line again; what has lapsed meanwhile waits for others."""
-    trained = update(Fact).where(Fact.id.in_(fact_ids), Fact.status == "trained")
-    session.execute(trained.values(status="pending", error=None))
+    waiting = update(Fact).values(status="pending", error=None)
+    for start in range(0, len(fact_ids), AT_ONCE):
+        part = Fact.id.in_(fact_ids[start : start + AT_ONCE])
+        session.execute(waiting.where(part, Fact.status == "trained"))
 
 
 def _replaced_by_new(session: Session, version: int) -> int | None:

@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.orm import Session, selectinload
 
 from app.errors import Conflict, NotFound
-from app.models import IS_LIVE, Fact, Update, UpdateFact
+from app.models import IS_LIVE, Fact, UpdateFact
 from app.services import audit, updates
 from app.services.audit import Actor
 
@@ -24,10 +24,7 @@ def retract_source(session: Session, actor: Actor, source: str, reason: str) -> 
     ours = IS_LIVE | (Fact.status == "superseded")  # which the weights may hold still
     live = (Fact.source == source, ours)
     _lock_facts(session, *live, update_ids=session.scalars(taught).all())
-    running = taught.join(Update, Update.id == UpdateFact.update_id)
-    running = running.where(Update.status == "running", ours)
-    for update_id in session.scalars(running.order_by(UpdateFact.update_id)).all():
-        updates.request_cancel(session, actor, update_id)
+    updates.stop(session, actor, *live)
     before = session.execute(select(Fact.id, Fact.status).where(*live)).all()
     session.execute(update(Fact).where(*live).values(status="retracted"))
     changes = {fact_id: ({"status": status}, {"status": "retracted"}) for fact_id, status in before}

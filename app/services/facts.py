@@ -8,7 +8,8 @@ from typing import Literal
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, selectinload
 
-from app.errors import Conflict, DomainError, NotFound
+from app.db import utc_now
+from app.errors import Conflict, DomainError, Invalid, NotFound
 from app.ids import new_id
 from app.models import IS_LIVE, LIVE, Fact, Proof, UpdateFact
 from app.services import audit, updates
@@ -18,6 +19,7 @@ from app.services.standing import find_standings, has_status
 
 OnConflict = Literal["supersede", "reject", "keep"]
 Status = Literal["pending", "quarantined"]
+Replaced = tuple[Fact, str, Fact]  # which, what it was, and by which
 _STRIPES = 64
 _LOCK_CLASS = 7101
 
@@ -58,14 +60,14 @@ def submit_batch(
     by_text, by_key = _find_live(session, facts)
     results: list[tuple[Fact, bool] | DomainError] = []
     new: list[Fact] = []
-    replaced: list[tuple[Fact, str, Fact]] = []  # which, what it was, and by which
+    replaced: list[Replaced] = []
     for fact, on_conflict in items:
         if (known := by_text.get(fact.text_digest)) is not None:
             results.append((known, status == "pending" and _adopt(session, actor, known, fact)))
             continue
         older = by_key.setdefault(fact.key, []) if fact.key else []
-        if older and on_conflict == "reject":
-            results.append(Conflict(f"The key is held by {older[0].id}.", pointer="/key"))
+        if (refusal := _refuse(fact, older, on_conflict)) is not None:
+            results.append(refusal)
             continue
         if on_conflict == "supersede":
             replaced += [(other, other.status, fact) for other in older]
@@ -87,16 +89,39 @@ def submit_batch(
     return results
 
 
+def _refuse(fact: Fact, older: Sequence[Fact], on_conflict: OnConflict) -> DomainError | None:
+    """Say why a fact can't have the key of these live ones; None where it can."""
+    if older and on_conflict == "reject":
+        return Conflict(f"The key is held by {older[0].id}.", pointer="/key")
+    now = utc_now()
+    if on_conflict != "supersede" or not fact.valid_from or fact.valid_from <= now:
+        return None
+    for other in older:  # until then neither would be told, nor the older one be rehearsed
+        if (other.valid_from or now) <= now and (not other.valid_until or other.valid_until > now):
+            detail = f"The fact begins later, but would supersede {other.id} at once:"
+            return Invalid(f"{detail} submit it then, or `keep` both.", pointer="/valid_from")
+    return None
+
+
 def _adopt(session: Session, actor: Actor, known: Fact, fact: Fact) -> bool:
-    """Put a quarantined fact in line, now that one who may submit facts says the same."""
-    if known.status != "quarantined":
-        return False
-    known.status, known.created_by = "pending", actor.key_id
-    known.source, known.details, known.probes = fact.source, fact.details or {}, fact.probes
+    """Give a known fact its new dates; say if it was quarantined: then all, and a place in line.
+
+    Dates count where a fact waits, so a learned one gets them, too: it may wait again.
+    """
+    before, after = _dates(known), _dates(fact)
     known.valid_from, known.valid_until = fact.valid_from, fact.valid_until
-    before, after = {"status": "quarantined"}, {"status": "pending"}
-    audit.record(session, actor, "fact.submit", known.id, before=before, after=after)
-    return True
+    if quarantined := known.status == "quarantined":
+        known.status, known.created_by = "pending", actor.key_id
+        known.source, known.details, known.probes = fact.source, fact.details or {}, fact.probes
+        before, after = before | {"status": "quarantined"}, after | {"status": "pending"}
+    if before != after:
+        audit.record(session, actor, "fact.submit", known.id, before=before, after=after)
+    return quarantined
+
+
+def _dates(fact: Fact) -> dict[str, str | None]:
+    dates = {"valid_from": fact.valid_from, "valid_until": fact.valid_until}
+    return {name: date.isoformat() if date else None for name, date in dates.items()}
 
 
 def _find_live(
@@ -137,9 +162,7 @@ def _digest(fact: Fact) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
 
 
-def _note_replaced(
-    session: Session, actor: Actor, replaced: Sequence[tuple[Fact, str, Fact]]
-) -> None:
+def _note_replaced(session: Session, actor: Actor, replaced: Sequence[Replaced]) -> None:
     """Have each superseded fact name its successor, now that both have a row."""
     changes = {}
     for fact, before, newer in replaced:
@@ -191,25 +214,14 @@ def retract(session: Session, actor: Actor, fact_id: str, reason: str | None = N
         if before not in (*LIVE, "superseded"):
             raise Conflict(f"The fact is {before}; only a live one can be retracted.")
         if before in ("training", "trained", "lapsed", "superseded"):  # all but the first by chance
-            _stop_training(session, actor, fact_id)
+            updates.stop(session, actor, Fact.id == fact_id)
         # Only from the status that was seen: a runner may have moved it since, then look again.
         move = update(Fact).where(Fact.id == fact_id, Fact.status == before)
         if session.scalar(move.values(status="retracted").returning(Fact.id)):
-            was, now = {"status": before}, {"status": "retracted"}
-            audit.record(
-                session, actor, "fact.retract", fact_id, before=was, after=now, reason=reason
-            )
+            changes = {fact_id: ({"status": before}, {"status": "retracted"})}
+            audit.record_each(session, actor, "fact.retract", changes, reason)
         session.refresh(fact)
     return fact
-
-
-def _stop_training(session: Session, actor: Actor, fact_id: str) -> None:
-    """Ask a running update to stop; a queued one simply finds the fact gone."""
-    held = select(UpdateFact.update_id).where(UpdateFact.fact_id == fact_id, UpdateFact.active)
-    update_id = session.scalar(held)
-    locked = updates.lock(session, update_id) if update_id else None
-    if locked is not None and locked.status == "running":
-        updates.request_cancel(session, actor, locked.id)
 
 
 def requeue(session: Session, actor: Actor, fact_ids: Sequence[str], reason: str) -> list[Fact]:
@@ -223,20 +235,16 @@ def requeue(session: Session, actor: Actor, fact_ids: Sequence[str], reason: str
         pointer = f"/fact_ids/{index}"
         if fact_id not in facts:
             raise NotFound("There is no fact with this id.", pointer=pointer)
-        if standings[fact_id].status not in ("failed", "rolled_back"):
-            raise Conflict(
-                f"The fact is {standings[fact_id].status}; "
-                "only failed and rolled-back ones can train again.",
-                pointer=pointer,
-            )
+        if (now := standings[fact_id].status) not in ("failed", "rolled_back"):
+            detail = f"The fact is {now}; only failed and rolled-back ones can train again."
+            raise Conflict(detail, pointer=pointer)
         if fact_id in busy:
             raise Conflict("A rebuild is teaching the fact already.", pointer=pointer)
+    changes = {}
     for fact in facts.values():
         before = {"status": standings[fact.id].status, "tries": fact.tries, "error": fact.error}
         fact.status, fact.tries, fact.error = "pending", 0, None
-        after = {"status": "pending"}
-        audit.record(
-            session, actor, "fact.requeue", fact.id, before=before, after=after, reason=reason
-        )
+        changes[fact.id] = (before, {"status": "pending"})
     session.flush()
+    audit.record_each(session, actor, "fact.requeue", changes, reason)
     return [facts[fact_id] for fact_id in dict.fromkeys(fact_ids)]

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, bindparam, select
+from sqlalchemy import ColumnElement, Row, and_, bindparam, select
 from sqlalchemy.orm import Session, selectinload
 
 from app.models import Checkpoint, Fact, UpdateFact
@@ -65,7 +65,7 @@ def collect(session: Session, run: Run) -> Job:
             )
             for fact in _with_probes(session, Fact.id.in_(ids))
         ],
-        controls=list(_controls(withdrawn, taught, rebuild=row.kind == "rebuild")),
+        controls=list(_controls(withdrawn, taught)),
     )
 
 
@@ -85,20 +85,19 @@ def _neighbours(
     return found
 
 
-def _controls(
-    withdrawn: Sequence[Fact], taught: Sequence[Fact], *, rebuild: bool
-) -> Iterator[JsonObject]:
-    """Choose the questions about withdrawn facts.
+def _controls(withdrawn: Sequence[Row[Fact, bool]], taught: Sequence[Fact]) -> Iterator[JsonObject]:
+    """Choose the questions about withdrawn facts, each with whether the parent was taught it.
 
-    Of a superseded one, what holds still is heard in its successor's answer to the same question,
-    and a cloze asks for half a statement, of which most may be the same in the new one.
+    Of one that was, and is superseded, what holds still is heard in its successor's answer to the
+    same question, and a cloze asks for half a statement, of which most may be the same in the new
+    one.
     """
     still: dict[str, list[str]] = {}
     for probe in (probe for fact in taught for probe in fact.probes):
         still.setdefault(probe.question.casefold(), []).extend(probe.answers)
-    for fact in withdrawn:
+    for fact, seen in withdrawn:
         lesson = _lesson(fact)
-        if not rebuild:
+        if seen:
             lesson["probes"] = [
                 probe
                 for probe in lesson["probes"]
@@ -108,7 +107,7 @@ def _controls(
                     for answer in still.get(probe["question"].casefold(), [])
                 )
             ]
-        if rebuild or lesson["probes"]:
+        if lesson["probes"] or not seen:
             yield lesson
 
 

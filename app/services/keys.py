@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.db import utc_now
-from app.errors import NotFound, Unauthorized
+from app.errors import Conflict, NotFound, Unauthorized
 from app.ids import new_id
 from app.models import Key
 from app.services import audit
@@ -69,12 +70,24 @@ def list_keys(session: Session, page: Page) -> tuple[Sequence[Key], bool]:
 
 
 def revoke(session: Session, actor: Actor, key_id: str) -> Key:
-    """Revoke a key from now on; a second time changes nothing."""
+    """Revoke a key from now on; a second time changes nothing.
+
+    Raises `Conflict` for the last admin key that opens anything: nobody could make another.
+    """
+    now = utc_now()
+    valid = select(Key).where(
+        Key.revoked_at.is_(None), Key.expires_at.is_(None) | (Key.expires_at > now)
+    )
+    # All locked, in order: of two admin keys revoked at once the second sees the first gone. Rows
+    # that only refer to a key needn't wait.
+    locked = session.scalars(valid.order_by(Key.id).with_for_update(key_share=True)).all()
     key = session.get(Key, key_id)
     if key is None:
         raise NotFound(f"There is no key {key_id}.")
+    if [other.id for other in locked if "admin" in other.scopes] == [key_id]:
+        raise Conflict("This is the last valid key with the scope `admin`: make another one first.")
     if key.revoked_at is None:
-        key.revoked_at = utc_now()
+        key.revoked_at = now
         audit.record(session, actor, "key.revoke", key.id)
     return key
 

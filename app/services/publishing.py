@@ -15,6 +15,7 @@ from app.services import (
     consolidations,
     controls,
     lapses,
+    rebuilds,
     runs,
     updates,
 )
@@ -54,8 +55,7 @@ def publish(session: Session, run: Run, candidate: Candidate) -> Update | None:
     result = candidate.result
     checkpoint = _add_checkpoint(session, locked, candidate)
     crash_point("publishing")
-    asked = _controls(locked, result)
-    undone = controls.record(session, checkpoint.version, asked)
+    undone = controls.record(session, checkpoint, result.controls)
     proven = {fact.id for fact in result.facts if fact.proven} - undone
     rejected = result.verdict.outcome == "reject"
     learned = [] if rejected else [fact_id for fact_id in training if fact_id in proven]
@@ -154,7 +154,9 @@ def _record_proofs(
                 Proof(fact_id=fact.id, version=version, **probe.model_dump())
                 for probe in [*fact.probes, *fact.foils]
             )
-    if studied := [{"id": f.id, "studied": f.studied} for f in facts if f.id in taught]:
+    # A recipe that studies nothing leaves what earlier updates studied.
+    kept = [fact for fact in facts if fact.studied and fact.id in taught]
+    if studied := [{"id": fact.id, "studied": fact.studied} for fact in kept]:
         session.execute(update(Fact), studied)
     session.flush()
 
@@ -178,19 +180,6 @@ def _try_again(session: Session, line: Select[int], fact_ids: list[str]) -> None
     )
 
 
-def _controls(locked: Update, result: Result) -> list[Proof]:
-    """Turn the answers to controls into proofs: passed where they aren't right any more.
-
-    A rebuild's parent never learned them, so what it answered rightly says nothing about them.
-    """
-    return [
-        Proof(fact_id=fact.id, **probe.model_dump(exclude={"passed", "known"}), passed=passed)
-        for fact in result.controls
-        for probe in fact.probes
-        for passed in [not probe.passed or (locked.kind == "rebuild" and probe.known)]
-    ]
-
-
 def _explain(result: Result) -> list[str]:
     asked = [probe for fact in result.controls for probe in fact.probes]
     gone = sum(not probe.passed for probe in asked)
@@ -210,7 +199,7 @@ def _decide(
     if locked.activation != "auto":
         return "held", [*verdict.reasons, f"activation_{locked.activation}"]
     if unserved is not None:
-        return "held", [*verdict.reasons, f"engine_unavailable: {unserved}"]
+        return "held", [*verdict.reasons, f"{rebuilds.UNSERVED}: {unserved}"]
     try:
         activations.activate(
             session,

@@ -5,11 +5,10 @@ teaches what was learned since. One rebuild takes everything that waits. Its fac
 current contains them until another version is activated.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, exists, false, func, select
+from sqlalchemy import ColumnElement, CompoundSelect, Select, case, func, select
 from sqlalchemy.orm import Session, aliased
 
 from app.db import utc_now
@@ -23,6 +22,7 @@ from app.services.audit import SYSTEM, Actor
 MOST_FACTS = 10_000  # taught again at once; older ones wait to be learned on top
 TRY_AGAIN = timedelta(minutes=10)
 CONTROL = "control"  # origin of a proof that something is no longer answered
+UNSERVED = "engine_unavailable"  # why a version is held that the engine couldn't answer from
 
 
 @dataclass(frozen=True)
@@ -32,53 +32,58 @@ class Plan:
     replaces: int
     parent: int
     fact_ids: tuple[str, ...]
-    unwanted: tuple[str, ...]
-    oldest: datetime  # when the first and the last of what has to go were withdrawn
-    newest: datetime
+    oldest: datetime  # when the first of what has to go was withdrawn
+    newest: datetime  # since when all of it has been asked for
 
 
 def plan(session: Session) -> Plan | None:
     """Plan the rebuild that current needs; None when it holds nothing that has to go."""
     now = activations.current(session)
-    unwanted = find_unwanted(session, now.version) if now else []
-    if now is None or not unwanted:
+    if now is None:
         return None
+    times = (func.min(Fact.updated_at), func.max(Fact.updated_at))
+    retracted = func.count().filter(Fact.status == "retracted")
+    gone = select(*times, retracted).where(Fact.id.in_(unwanted(now.version)))
+    oldest, newest, asked_for = session.execute(gone).one()
+    if oldest is None:
+        return None
+    # Whoever activates what holds a retracted fact was told that it is rebuilt. What superseded
+    # facts ask for, they ask for once: a rollback stays a rollback.
+    newest = max(newest, now.at) if asked_for else newest
     line = activations.line_of(now.version)
     ancestors = select(Checkpoint).where(Checkpoint.version.in_(line))
     # The base model saw no fact and is never deleted, so there always is a start.
     start = session.scalars(
         ancestors.where(
             Checkpoint.status == "ready",
-            Checkpoint.version < _first_to_see(session, now.version, unwanted),
+            Checkpoint.version < _first_to_see(session, now.version),
         ).order_by(Checkpoint.version.desc())
     ).first()
     assert start is not None  # noqa: S101 - narrows the type
     removed = activations.lineage(session, now.version) - activations.lineage(
         session, start.version
     )
-    times = [fact.updated_at for fact in unwanted]
     line = activations.line_of(start.version)
     kept = select(Fact.id).where(
         Fact.id.in_(lapses.proven_by(removed)), Fact.status == "trained", ~lapses.learned_in(line)
     )
-    newest = session.scalars(kept.order_by(Fact.id.desc()).limit(MOST_FACTS))
-    gone = tuple(fact.id for fact in unwanted)
-    return Plan(now.version, start.version, tuple(newest), gone, min(times), max(times))
+    ids = tuple(session.scalars(kept.order_by(Fact.id.desc()).limit(MOST_FACTS)))
+    return Plan(now.version, start.version, ids, oldest, newest)
 
 
-def find_unwanted(session: Session, version: int) -> Sequence[Fact]:
-    """Return what a version's weights saw but should not hold, with probes left out.
+def unwanted(version: int) -> CompoundSelect[str]:
+    """Build the query for the ids of what a version's weights saw but should not hold.
 
     That is every retracted fact, taught with success or not, and every superseded one that was
-    still answered when its successor was last examined.
+    still answered when its successor was last examined. Whoever withdraws a large source asks for
+    more ids than a statement takes as parameters.
     """
     line = activations.line_of(version)
     seen = lapses.learned_in(line, proven=False)
     failed = select(Proof.fact_id).where(FAILED_CONTROL)
-    superseded = (Fact.status == "superseded", Fact.id.in_(failed), _still_answered())
-    retracted = session.scalars(select(Fact).where(Fact.status == "retracted", seen))
-    both = [*retracted, *session.scalars(select(Fact).where(*superseded, seen))]
-    return sorted(both, key=lambda fact: fact.id)
+    superseded = (Fact.status == "superseded", Fact.id.in_(failed), _still_answered(line))
+    retracted = select(Fact.id).where(Fact.status == "retracted", seen)
+    return retracted.union_all(select(Fact.id).where(*superseded, seen))
 
 
 def read_state(session: Session) -> tuple[int | None, ...]:
@@ -92,24 +97,34 @@ def read_state(session: Session) -> tuple[int | None, ...]:
 def plan_due(session: Session) -> Plan | None:
     """Plan the rebuild that current needs, unless a person has to decide.
 
-    That is so once a rebuild of this same version took all of it and was held, rejected, or
-    cancelled on request: another one would end alike. One that failed because of its recipe, its
-    parent or the reference set is tried again after a while.
+    That is so once a rebuild of this same version, from the same start, took all of it and was
+    held, rejected, or cancelled on request: another one would end alike. One that failed because of
+    its recipe, its parent or the reference set, or was held because no engine could serve it, is
+    tried again after a while.
     """
     found = plan(session)
     if found is None:
         return None
-    misfit = Update.error["type"].as_string().in_(runs.NOBODYS)
-    lately = Update.finished_at > utc_now() - TRY_AGAIN
-    failed = (Update.status == "failed") & (~func.coalesce(misfit, false()) | lately)
-    ended = (Update.status == "succeeded") | failed | Update.cancel_requested
     # Clocks differ between machines: one that taught any of it didn't take it, whatever they say.
-    taught = select(UpdateFact.update_id).where(UpdateFact.fact_id.in_(found.unwanted))
-    tried = select(func.max(Update.created_at)).where(
-        Update.kind == "rebuild", Update.replaces == found.replaces, ended, Update.id.not_in(taught)
+    taught = select(UpdateFact.update_id).where(UpdateFact.fact_id.in_(unwanted(found.replaces)))
+    tried = select(Update).where(
+        Update.kind == "rebuild",
+        Update.replaces == found.replaces,
+        Update.parent == found.parent,
+        Update.created_at >= found.newest,
+        Update.id.not_in(taught),
     )
-    last = session.scalar(tried)
-    return None if last is not None and last >= found.newest else found
+    return None if any(_speaks_against(row) for row in session.scalars(tried)) else found
+
+
+def _speaks_against(tried: Update) -> bool:
+    """Say whether a rebuild ended as another one would, or as it would for now."""
+    misfit = tried.status == "failed" and (tried.error or {}).get("type") in runs.NOBODYS
+    # It comes last: said at all, nothing else stands against the version.
+    unserved = any(reason.startswith(UNSERVED) for reason in tried.reasons)
+    if misfit or unserved:
+        return (tried.finished_at or utc_now()) > utc_now() - TRY_AGAIN
+    return tried.status in ("succeeded", "failed") or tried.cancel_requested
 
 
 def open_planned(
@@ -172,14 +187,14 @@ def _open(
     return opened
 
 
-def _first_to_see(session: Session, version: int, facts: Sequence[Fact]) -> int:
-    """Return the oldest version of a lineage that was taught any of the facts."""
+def _first_to_see(session: Session, version: int) -> int:
+    """Return the oldest version of a lineage that was taught any of what has to go."""
     line = activations.line_of(version)
     query = (
         select(func.min(Checkpoint.version))
         .join(UpdateFact, UpdateFact.update_id == Checkpoint.update_id)
         .where(
-            UpdateFact.fact_id.in_([fact.id for fact in facts]),
+            UpdateFact.fact_id.in_(unwanted(version)),
             UpdateFact.proven.is_not(None),
             Checkpoint.version.in_(line),
         )
@@ -187,15 +202,16 @@ def _first_to_see(session: Session, version: int, facts: Sequence[Fact]) -> int:
     return session.scalars(query).one()
 
 
-def _still_answered() -> ColumnElement[bool]:
-    """Build the condition that a fact failed a control when it was last asked as one."""
-    later = aliased(Proof)
-    last = select(func.max(later.version)).where(later.fact_id == Fact.id, later.origin == CONTROL)
-    return exists(
-        select(Proof.id).where(
-            Proof.fact_id == Fact.id,
-            Proof.origin == CONTROL,
-            Proof.passed.is_(False),
-            Proof.version == last.correlate(Fact).scalar_subquery(),
-        )
-    )
+def _still_answered(line: Select[int]) -> ColumnElement[bool]:
+    """Build the condition that a fact failed a control, and passed none in a line since.
+
+    It counts where it failed in the line, or in a version that never became current: so ends what
+    is built on a line that answers still. That such a one passed says nothing of the line.
+    """
+    asked = aliased(Proof)
+    here = asked.version.in_(line)
+    held = asked.version.not_in(select(Activation.version))
+    failed = func.max(case((~asked.passed & (here | held), asked.version)))
+    last = func.max(case((here, asked.version), else_=0))
+    both = select(failed >= last).where(asked.fact_id == Fact.id, asked.origin == CONTROL)
+    return both.correlate(Fact).scalar_subquery()

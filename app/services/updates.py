@@ -5,7 +5,7 @@ Writers lock an update's facts before the update (`lock`), so that no two wait f
 
 from collections.abc import Sequence
 
-from sqlalchemy import case, select, update
+from sqlalchemy import ColumnElement, case, select, update
 from sqlalchemy.orm import Session
 
 from app.db import utc_now
@@ -122,6 +122,20 @@ def request_cancel(session: Session, actor: Actor, update_id: str) -> Update:
     else:
         events.add(session, update_id, "cancelling", {})
     return found
+
+
+def stop(session: Session, actor: Actor, *where: ColumnElement[bool]) -> None:
+    """Ask running updates of these facts, about to be withdrawn, to stop; queued ones find out.
+
+    Several facts and those of their updates are locked before, so that all are in id order.
+    """
+    taught = select(UpdateFact.update_id).join(Fact, Fact.id == UpdateFact.fact_id).distinct()
+    taught = taught.where(*where, UpdateFact.active).order_by(UpdateFact.update_id)
+    for update_id in session.scalars(taught).all():
+        # One that is being claimed reads `queued` until its row can be locked.
+        locked = lock(session, update_id)
+        if locked is not None and locked.status == "running":
+            request_cancel(session, actor, update_id)
 
 
 def retry(session: Session, actor: Actor, update_id: str) -> Update:

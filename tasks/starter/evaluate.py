@@ -15,6 +15,7 @@ from tasks.starter.facts import Question
 from tasks.starter.items import Item, make_item
 from tasks.starter.update import Lasting, answer, open_base, update
 from tasks.training import drift
+from tasks.training.job import Reference
 
 Table = dict[str, float]
 DIRECTIONS = ("forward", "backward")
@@ -48,7 +49,8 @@ def measure(folder: Path, count: int, recipe: Recipe, paraphrases: Paraphrases =
     asked = [(item, item.ask(rng, d)) for item in items for d in DIRECTIONS * 2]
     rows = reference_rows(folder)
     kept = lasting_questions(rows)
-    yardstick = drift.record(bundle, [row["text"] for row in rows if row["part"] == "exam"])
+    texts = drift.texts_of([Reference.model_validate(row) for row in rows])
+    yardstick = drift.record(bundle, texts)
     assert yardstick is not None  # noqa: S101 - narrows the type
     table = {
         "unknown": _share(bundle, [question for _, question in asked]),

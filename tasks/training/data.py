@@ -83,7 +83,7 @@ def replayed(job: Job) -> tuple[list[Fact], list[str], list[str]]:
     return (
         [fact for fact in older if fact.prompt is None or fact.prompt not in exams],
         list(dict.fromkeys(row.text for row in rows if row.text)),
-        [row.question for row in rows if row.question not in exams],
+        [row.question for row in rows if tuple(words(row.question)) not in taken],
     )
 
 

@@ -31,9 +31,13 @@ class Yardstick:
 
 
 def texts_of(rows: Sequence[Reference]) -> list[str]:
-    """Return the texts of a reference set's exam part; none of them is ever taught."""
-    exams = [row for row in rows if row.part == "exam"]
-    return [row.text or f"{row.question} {row.answers[0]}" for row in exams]
+    """Return the texts of a reference set's exam part, less those that are rehearsed, too.
+
+    Where all of them are, all are read: that is little, but not nothing.
+    """
+    texts = [row.text or f"{row.question} {row.answers[0]}" for row in rows if row.part == "exam"]
+    rehearsed = {row.text for row in rows if row.part == "replay"}
+    return [text for text in texts if text not in rehearsed] or texts
 
 
 def record(bundle: Bundle, texts: Sequence[str], likeliest: int = LIKELIEST) -> Yardstick | None:

@@ -1,6 +1,6 @@
 """All that is asked before and after a run: chosen here, and marked into its result."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from app.lm.chat import encode_text
 from app.lm.loading import Bundle
 from tasks.training.contradictions import contradictions
-from tasks.training.data import hold_out
+from tasks.training.data import hold_out, teachable
 from tasks.training.errors import TooLong
 from tasks.training.foils import foils
 from tasks.training.gate import Evidence, Regression, judge
@@ -112,7 +112,7 @@ def assess(
     """
     take = _reader(before, after)  # exams were asked in this order
     proofs = [prove(fact, asked, *take(asked)) for fact, asked in exams.facts]
-    examples = settle_examples(exams, proofs)
+    examples = settle_examples(exams, proofs, {fact.id for fact in teachable(job)})
     kept = {name: (asked, *take(asked)) for name, asked in exams.kept.items()}
     samples = {name: compare(*answered) for name, answered in kept.items()}
     if at_base:
@@ -157,10 +157,11 @@ def _reader(
     return take
 
 
-def settle_examples(exams: Exams, proofs: list[Any]) -> Regression:
+def settle_examples(exams: Exams, proofs: list[Any], taught: Set[str]) -> Regression:
     """Mark all examples as proven by those held out, or none; return how these were answered.
 
-    The candidate has to answer more of them rightly than its parent did, or all.
+    The candidate has to answer more of them rightly than its parent did, or all. One that was
+    neither asked nor ``taught``, as its prompt is somebody's exam, isn't proven by the others.
     """
     pairs = list(zip(exams.facts, proofs, strict=True))
     examples = [(asked, proof) for (fact, asked), proof in pairs if fact.prompt is not None]
@@ -172,8 +173,8 @@ def settle_examples(exams: Exams, proofs: list[Any]) -> Regression:
     before = sum(exam.mark(row["before"]).passed for exam, row in held_out)
     found = Regression(len(held_out), before, sum(row["passed"] for _, row in held_out))
     proven = found.after > found.before or 0 < found.asked == found.after
-    for _, proof in examples:
-        proof["proven"] = proven
+    for asked, proof in examples:
+        proof["proven"] = proven and (bool(asked) or proof["id"] in taught)
     return found
 
 

@@ -4,7 +4,9 @@ A written question counts only if the model answers it rightly with the statemen
 it asks for what the statement says, and the model can say it.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
+from typing import TypeVar
 
 from app.lm.chat import encode_chat, encode_text
 from app.lm.loading import Bundle
@@ -14,6 +16,7 @@ from tasks.training.asking import OnAsked, answer_prompts, quiet
 from tasks.training.job import Direction, Fact, Probe
 from tasks.training.objectives.spans import find_names, halves
 
+F = TypeVar("F", bound=Fact)
 QUESTION_TOKENS = 48
 # Room for more than the answer: whether it stops there is part of what is checked.
 SPARE_TOKENS = 16
@@ -27,6 +30,30 @@ def complete(bundle: Bundle, facts: Sequence[Fact], on_asked: OnAsked = quiet) -
         fact.id: [*clozes(fact.text), *pairs] for fact, pairs in zip(bare, written, strict=True)
     }
     return [fact.model_copy(update={"probes": made.get(fact.id, fact.probes)}) for fact in facts]
+
+
+def drop_ambiguous(facts: Sequence[F], others: Sequence[Fact]) -> list[F]:
+    """Drop the clozes that another statement, of these or of others, completes otherwise.
+
+    Who learns both can't answer both. A fact without any other probe keeps them.
+    """
+    answers: dict[tuple[str, ...], set[tuple[str, ...]]] = defaultdict(set)
+    statements: list[Fact] = [*facts, *others]
+    for text in {fact.text for fact in statements if fact.prompt is None}:
+        for probe in clozes(text):
+            answers[_place(probe)].add(tuple(words(probe.answers[0])))
+
+    def clear(probe: Probe) -> bool:
+        return probe.origin != "cloze" or len(answers[_place(probe)]) < 2
+
+    def left(fact: Fact) -> list[Probe]:
+        return list(filter(clear, fact.probes)) or fact.probes
+
+    return [fact.model_copy(update={"probes": left(fact)}) for fact in facts]
+
+
+def _place(cloze: Probe) -> tuple[str, ...]:
+    return cloze.direction, *words(cloze.question)
 
 
 def clozes(text: str) -> list[Probe]:

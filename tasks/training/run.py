@@ -25,7 +25,7 @@ from tasks.training.loop import train
 from tasks.training.method import Trainee, load_base, load_parent, prepare
 from tasks.training.progress import Clock, Progress, Step
 from tasks.training.proof import answer_all
-from tasks.training.questions import complete
+from tasks.training.questions import complete, drop_ambiguous
 from tasks.training.spread import Spread
 from tasks.training.state import State, name_run
 from tasks.training.studying import study
@@ -86,7 +86,9 @@ def _run(job: Job, events: Events, spread: Spread) -> dict[str, Any]:
     if not fits_architecture(recipe.objective, bundle.manifest.architecture):
         kind = bundle.manifest.architecture
         raise BadParent(f"`{recipe.objective}` can't train a {kind} model.")
-    job = replace(job, facts=complete(bundle, job.facts, clock.tell_asked))
+    facts = complete(bundle, job.facts, clock.tell_asked)
+    older = drop_ambiguous(job.older, facts)
+    job = replace(job, facts=drop_ambiguous(facts, job.older), older=older)
     exams = set_exams(job, bundle)
     before = answer_all(bundle, exams.all, clock.tell_asked)
     yardstick = drift.record(bundle, drift.texts_of(job.reference))

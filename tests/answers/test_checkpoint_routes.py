@@ -221,3 +221,17 @@ def test_scopes(client, make_secret):
     assert client.post("/v1/qa", json={"question": "Who?"}).status_code == 403
     del client.headers["Authorization"]
     assert client.get("/v1/checkpoints").status_code == 401
+
+
+@on_sqlite
+def test_what_shows_facts_needs_leave_to_read_facts(client, engine, versions, make_secret):
+    engine.loaded.update(versions.values())
+    scopes = ("checkpoints:read", "facts:read")
+    for path in ("/v1/checkpoints/1/facts", "/v1/checkpoints/1/diff"):
+        for mine, missing in (scopes, scopes[::-1]):
+            client.headers["Authorization"] = f"Bearer {make_secret(mine)}"
+            refused = client.get(path)
+            assert refused.status_code == 403
+            assert refused.json()["detail"] == f"This API key lacks the scope `{missing}`."
+        client.headers["Authorization"] = f"Bearer {make_secret(*scopes)}"
+        assert client.get(path).status_code == 200

@@ -1,11 +1,14 @@
 """The application over a real database of each kind, with keys to call it."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from sqlalchemy import text
 
 from app.config import Settings
 from app.db import Database
@@ -47,3 +50,16 @@ def client(anonymous: TestClient, make_secret: Callable[..., str]) -> TestClient
     """A client with an administrator's key."""
     anonymous.headers["Authorization"] = f"Bearer {make_secret('admin')}"
     return anonymous
+
+
+def wait_until_blocked(database: Database, call: Future[Any]) -> None:
+    """Wait until a call waits for rows that the test has locked, or is done.
+
+    On SQLite it waits before it has read anything.
+    """
+    waits = "datname = current_database() AND wait_event_type = 'Lock'"
+    blocked = text(f"SELECT count(*) FROM pg_stat_activity WHERE {waits}")
+    while database.engine.dialect.name == "postgresql" and not call.done():
+        with database.looking() as connection:
+            if connection.scalar(blocked):
+                return

@@ -175,6 +175,44 @@ def test_what_isnt_valid_now_is_not_trained(client: TestClient, submit: Callable
 
 
 @pytest.mark.usefixtures("base")
+@pytest.mark.parametrize("status", ["pending", "training", "failed", "lapsed", "trained"])
+def test_what_is_known_takes_the_dates_that_are_said_last(
+    client: TestClient, database: Database, submit: Callable[..., str], status: str
+) -> None:
+    past, soon, later = ((utc_now() + timedelta(days)).isoformat() for days in (-1, 1, 2))
+    fact_id = submit("The pool of Dunsol is open.", valid_until=past)
+    with database.transaction() as session:
+        session.get_one(Fact, fact_id).status = status
+    for dates in ({"valid_until": soon}, {"valid_from": soon, "valid_until": later}, {}):
+        for _ in range(2):
+            body = {"text": "The pool of Dunsol is open.", **dates}
+            again = client.post("/v1/facts", json=body)
+            assert (again.status_code, again.json()["deduplicated"]) == (200, True)
+            shown = client.get(f"/v1/facts/{fact_id}").json()
+            for name in ("valid_from", "valid_until"):
+                assert shown[name] == (dates.get(name) and dates[name].replace("+00:00", "Z"))
+    with database.reading() as session:
+        assert session.get_one(Fact, fact_id).status == status
+    trail = client.get("/v1/audit", params={"subject": fact_id, "order": "asc"}).json()["data"]
+    assert [(act["act"], act["after"]) for act in trail[1:]] == [
+        ("fact.submit", {"valid_from": None, "valid_until": soon}),
+        ("fact.submit", {"valid_from": soon, "valid_until": later}),
+        ("fact.submit", {"valid_from": None, "valid_until": None}),
+    ]
+    assert trail[1]["before"] == {"valid_from": None, "valid_until": past}
+
+
+@pytest.mark.usefixtures("base")
+def test_what_has_ended_and_is_said_again_is_trained(
+    client: TestClient, submit: Callable[..., str]
+) -> None:
+    fact_id = submit("One.", valid_until=(utc_now() - timedelta(1)).isoformat())
+    assert client.post("/v1/updates", json={}).status_code == 409
+    assert submit("One.", valid_until=(utc_now() + timedelta(1)).isoformat()) == fact_id
+    assert client.post("/v1/updates", json={}).json()["fact_ids"] == [fact_id]
+
+
+@pytest.mark.usefixtures("base")
 def test_failed_and_rolled_back_facts_train_again_on_request(
     client: TestClient, database: Database, submit: Callable[..., str]
 ) -> None:

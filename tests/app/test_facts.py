@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import func, insert, select
 
 from app.config import Settings
-from app.db import Database
+from app.db import Database, utc_now
 from app.main import create_app
 from app.models import Audit, Fact, Probe
 from app.services import search
@@ -190,6 +191,36 @@ def test_a_conflict_can_be_refused_or_kept(client: TestClient) -> None:
     post(client, text="The keeper is Jorun.", key="keeper", on_conflict="keep")
     live = client.get("/v1/facts", params={"status": "pending"}).json()["data"]
     assert len(live) == 2
+
+
+def test_what_begins_later_replaces_nothing_that_holds_now(
+    client: TestClient, database: Database
+) -> None:
+    past, soon = (utc_now() + timedelta(days) for days in (-1, 1))
+    begins, ended = {"valid_from": soon.isoformat()}, {"valid_until": past.isoformat()}
+    old = post(client, text="The fee is 5.", key="fee")
+    later = {"text": "The fee is 6.", "key": "fee", **begins}
+    refused = client.post("/v1/facts", json=later)
+    assert (refused.status_code, old["id"] in refused.json()["detail"]) == (422, True)
+    assert refused.json()["errors"][0]["pointer"] == "/valid_from"
+    assert client.get(f"/v1/facts/{old['id']}").json()["status"] == "pending"
+    # Nothing holds now: it takes the place of what has ended, or begins later, too.
+    post(client, text="The toll is 5.", key="toll", **ended)
+    for text in ("The toll is 6.", "The toll is 7."):
+        post(client, text=text, key="toll", **begins)
+    items = [
+        later,
+        {"text": "The mill is red.", "key": "mill"},
+        {"text": "The mill is blue.", "key": "mill", **begins},
+        {**later, "on_conflict": "keep"},
+    ]
+    results = client.post("/v1/facts/batch", json={"facts": items}).json()["data"]
+    assert [result["status"] for result in results] == [422, 201, 422, 201]
+    assert results[2]["error"]["errors"][0]["pointer"] == "/valid_from"
+    live = client.get("/v1/facts", params={"status": "pending", "order": "asc"}).json()["data"]
+    texts = ["The fee is 5.", "The toll is 7.", "The mill is red.", "The fee is 6."]
+    assert [fact["text"] for fact in live] == texts
+    assert count(database, Fact) == 6
 
 
 def test_racing_facts_of_one_key_leave_one_live(client: TestClient) -> None:

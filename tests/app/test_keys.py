@@ -1,5 +1,6 @@
 import hashlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 from fastapi import FastAPI
@@ -9,6 +10,9 @@ from sqlalchemy import select
 from app.db import Database, utc_now
 from app.main import create_app
 from app.models import Key
+from app.services import keys
+from app.services.audit import SYSTEM
+from tests.app.conftest import wait_until_blocked
 
 
 def test_a_key_is_made_used_and_revoked(client: TestClient, database: Database) -> None:
@@ -87,6 +91,38 @@ def test_a_revoked_key_is_soon_refused_by_other_processes(app: FastAPI, client: 
         while other.get("/v1/facts", headers=theirs).status_code == 200:
             pass  # for a second at most; were it for good, this would time out
         assert other.get("/v1/facts", headers=theirs).status_code == 401
+
+
+def test_the_last_admin_key_stays(
+    client: TestClient, database: Database, make_secret: Callable[..., str]
+) -> None:
+    (own,) = (key["id"] for key in client.get("/v1/keys").json()["data"])
+    for scope in ("qa", "admin", "admin"):
+        make_secret(scope)
+    revoked, expired, bot, _ = (key["id"] for key in client.get("/v1/keys").json()["data"])
+    with database.transaction() as session:
+        session.get_one(Key, expired).expires_at = utc_now() - timedelta(seconds=1)
+    assert client.delete(f"/v1/keys/{revoked}").status_code == 200
+    refused = client.delete(f"/v1/keys/{own}")
+    assert (refused.status_code, "last valid key" in refused.json()["detail"]) == (409, True)
+    for other in (bot, expired, revoked):
+        assert client.delete(f"/v1/keys/{other}").status_code == 200
+    made = client.post("/v1/keys", json={"name": "next", "scopes": ["admin", "qa"]})
+    assert made.status_code == 201
+    assert client.delete(f"/v1/keys/{own}").status_code == 200
+
+
+def test_of_two_admin_keys_revoked_at_once_one_stays(
+    client: TestClient, database: Database, make_secret: Callable[..., str]
+) -> None:
+    make_secret("admin")
+    other, own = (key["id"] for key in client.get("/v1/keys").json()["data"])
+    with ThreadPoolExecutor(1) as pool:
+        with database.transaction() as session:
+            keys.revoke(session, SYSTEM, other)
+            second = pool.submit(client.delete, f"/v1/keys/{own}")
+            wait_until_blocked(database, second)
+        assert second.result().status_code == 409
 
 
 def test_bad_keys_are_refused_by_field(client: TestClient) -> None:

@@ -27,16 +27,19 @@ def test_what_is_asked_about_is_reported(tmp_path: Path, monkeypatch: pytest.Mon
         assert f"| {kind}" in report
     (cell,) = [json.loads(row) for row in (out / "retraction.jsonl").read_text().splitlines()[1:]]
     assert len(cell["proven_before"]) == len(cell["proven_after"]) == 1
-    for kind in ("before", "after", "control"):
+    assert len(cell["proven_again"]) == 1
+    for kind in ("before", "after", "control", "again"):
         assert [len(cell[kind][way]["passed"]) for way in ("forward", "backward")] == [1, 1]
 
 
 def test_what_is_kept_counts_only_what_was_proven(tmp_path: Path) -> None:
     answered = {way: {"passed": [1.0, 0.0]} for way in ("forward", "backward")}
-    cell = {"before": answered, "after": answered, "control": answered}
+    cell = dict.fromkeys(("before", "after", "again", "control"), answered)
     cell |= {"proven_before": [1, 1, 0, 1], "proven_after": [1, 0, 1, 1]}
+    cell["proven_again"] = [1, 1, 1, 1]
     report = write_report(tmp_path, SETTINGS, [cell])[0].read_text()
     assert "Of 3 other facts that were proven before,\n66.7% still were" in report
+    assert "and 100.0% after one more update" in report
 
 
 def test_something_has_to_be_left() -> None:

@@ -56,6 +56,37 @@ def test_an_answer_that_is_no_problem_is_still_a_sentence(serve: Callable[..., S
     assert str(caught.value) == "GET /v1/facts/fact_1 answered 502 Bad Gateway."
 
 
+@pytest.mark.parametrize("body", [b"<html>", b"", b"[]", b"[" * 100_000])
+def test_a_good_answer_that_is_not_the_services_is_an_error(
+    serve: Callable[..., Service], body: bytes
+) -> None:
+    with connect(serve(Reply(200, body))) as client:
+        for call in (
+            lambda: client.ask("Who?"),
+            lambda: client.get_fact("fact_1"),
+            lambda: client.delete_fact("fact_1"),
+            lambda: list(client.list_keys()),
+            lambda: list(client.diff(1)),
+            lambda: client.wait_for_update("update_1"),
+        ):
+            with pytest.raises(ApiError, match="answered 200 OK, but no JSON object"):
+                call()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1", "here:80", "ftp://here", "http://", "http://xn--", ""]
+)
+def test_an_address_that_is_none_is_refused_at_once(url: str) -> None:
+    with pytest.raises(ValueError, match="is no service's address"):
+        AlmanacClient(url, "key")
+
+
+@pytest.mark.parametrize("key", ["é", "alm_a\nb", "", "alm a"])
+def test_a_key_that_is_none_is_refused_at_once_and_not_shown(key: str) -> None:
+    with pytest.raises(ValueError, match=r"^An API key is one word of ASCII"):
+        AlmanacClient("http://here", key)
+
+
 def test_waits_as_told_and_repeats_with_the_same_idempotency_key(
     serve: Callable[..., Service],
 ) -> None:

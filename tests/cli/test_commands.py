@@ -119,7 +119,15 @@ def test_examples_are_imported_like_facts(
 
 
 @pytest.mark.parametrize(
-    "line", [b'{"text": ', b"[]", b"\xff", b'{"text": "\\ud83d"}', b'{"metadata": {"a": NaN}}']
+    "line",
+    [
+        b'{"text": ',
+        b"[]",
+        b"\xff",
+        b'{"text": "\\ud83d"}',
+        b'{"metadata": {"a": NaN}}',
+        b"[" * 100_000,
+    ],
 )
 def test_a_broken_file_sends_nothing(
     run: Run, serve: Callable[..., Service], tmp_path: Path, line: bytes
@@ -154,6 +162,42 @@ def test_the_local_key_is_never_sent_elsewhere(
     status, _, err = run("ask", "Who?", service=service)
     assert (status, service.asked) == (1, [])
     assert "No API key for this address" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--url", "http://[::1", "keys", "list"), "'http://[::1' is no service's address"),
+        (("--url", "http://a", "--key", "é", "keys", "list"), "An API key is one word of ASCII"),
+        (("--url", "http://a", "--key", "a\nb", "keys", "list"), "An API key is one word of ASCII"),
+        (("facts", "show", "fact\n1"), "Invalid non-printable ASCII character in URL"),
+        (("facts", "add", "\udcff"), "'utf-8' codec can't encode character"),
+    ],
+)
+def test_what_cannot_be_sent_is_a_sentence(run: Run, arguments: tuple[str, ...], said: str) -> None:
+    status, out, err = run(*arguments)
+    assert (status, out, len(err.splitlines())) == (1, "", 1)
+    assert err.startswith(f"almanac: {said}")
+
+
+def test_a_local_key_that_is_none_is_a_sentence(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ALMANAC_API_KEY")
+    (tmp_path / "data").mkdir()
+    for content, said in ((b"\xff", "No API key: "), (b"", "An API key is one word")):
+        (tmp_path / "data/admin.key").write_bytes(content)
+        status, _, err = run("keys", "list")
+        assert (status, err.startswith(f"almanac: {said}")) == (1, True)
+
+
+def test_a_page_in_place_of_an_answer_is_a_sentence(
+    run: Run, serve: Callable[..., Service]
+) -> None:
+    status, out, err = run("facts", "delete", "fact_1", service=serve(Reply(200, b"<html>")))
+    assert (status, out) == (1, "")
+    said = "answered 200 OK, but no JSON object: is this the service's address?"
+    assert err == f"almanac: DELETE /v1/facts/fact_1 {said}\n"
 
 
 def test_without_a_service_the_sentence_says_so(run: Run) -> None:

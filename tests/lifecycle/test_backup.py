@@ -72,6 +72,12 @@ def test_the_restored_service_answers_the_same(
         backup.create(settings, file)
 
 
+def test_only_the_owner_may_read_a_backup(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "backup.tar.part").touch(0o644)  # an older release was killed
+    backup.create(settings, tmp_path / "backup.tar")
+    assert (tmp_path / "backup.tar").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_used_database_is_refused(settings: Settings, tmp_path: Path) -> None:
     backup.create(settings, tmp_path / "backup.tar")
     url = settings.database_url

@@ -1,6 +1,7 @@
 """A source withdrawn in one go, quarantined facts reviewed: through the front door."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -8,8 +9,9 @@ from fastapi.testclient import TestClient
 
 from app.main import create_app
 from app.models import Fact, Update
-from app.services import keys
+from app.services import keys, runs
 from app.services.audit import SYSTEM
+from tests.app.conftest import wait_until_blocked
 from tests.lifecycle.conftest import Lifecycle
 
 
@@ -56,6 +58,22 @@ def test_a_source_is_retracted_in_one_go(here: Lifecycle, client: TestClient) ->
     assert client.post("/v1/facts/retract", json=body).json()["retracted"] == 0
     for bad in ({"source": "x"}, {"reason": "x"}, {"source": "", "reason": "x"}):
         assert client.post("/v1/facts/retract", json=bad).status_code == 422
+
+
+def test_a_source_is_retracted_from_an_update_that_is_being_claimed(
+    here: Lifecycle, client: TestClient
+) -> None:
+    fact_ids = here.submit("One", source="gossip")
+    opened = here.deployment.open(fact_ids=fact_ids)
+    body = {"source": "gossip", "reason": "unreliable"}
+    with ThreadPoolExecutor(1) as pool:
+        with here.database.transaction() as session:
+            assert runs.claim(session, opened, "here", 60)
+            answer = pool.submit(client.post, "/v1/facts/retract", json=body)
+            wait_until_blocked(here.database, answer)
+        assert answer.result().json()["retracted"] == 1
+    assert here.deployment.update(opened).cancel_requested
+    assert here.standings(*fact_ids) == ["retracted"]
 
 
 def test_quarantined_facts_are_reviewed_all_or_none(here: Lifecycle, client: TestClient) -> None:

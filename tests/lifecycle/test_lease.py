@@ -1,8 +1,10 @@
-"""The lease while the database can't be reached."""
+"""The lease while the database can't be reached, and once it has run out."""
 
 import threading
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from app.db import Database
 from app.services import runs
@@ -32,3 +34,18 @@ def test_a_lease_is_lost_once_it_can_not_be_renewed_for_its_length(
     lease.renew()
     lease.check()
     away.close()
+
+
+def test_a_lost_run_is_taken_back_whatever_becomes_of_planning(here: Lifecycle) -> None:
+    (gone, _) = here.learn("One", "Two")
+    here.retract(gone)
+    (rebuild,) = here.look()
+    with here.database.transaction() as session:
+        assert runs.claim(session, rebuild.id, "lost", lease_s=-1) is not None
+        session.execute(text("ALTER TABLE proofs RENAME TO away"))
+    with pytest.raises(DBAPIError):
+        here.look()
+    assert here.deployment.update(rebuild.id).status == "queued"
+    with here.database.transaction() as session:
+        session.execute(text("ALTER TABLE away RENAME TO proofs"))
+    assert here.run(rebuild).outcome == "activated"

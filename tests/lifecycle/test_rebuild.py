@@ -1,11 +1,12 @@
 """What was withdrawn leaves the weights, and what else was learned with it stays or waits."""
 
 import time
+from collections.abc import Sized
 from datetime import timedelta
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import func, select
+from sqlalchemy import event, func, insert, select
 
 from app.errors import Conflict
 from app.main import create_app
@@ -106,8 +107,7 @@ def test_what_could_not_be_read_is_tried_again_after_a_while(
         dispatcher.tick()
         assert here.look() == []
     here.spell()
-    with here.database.transaction() as session:
-        session.get_one(Update, rebuild.id).finished_at -= rebuilds.TRY_AGAIN
+    let_time_pass(here, rebuild)
     monkeypatch.setattr(time, "monotonic", lambda: now + rebuilds.TRY_AGAIN.total_seconds())
     dispatcher.tick()
     monkeypatch.undo()
@@ -142,23 +142,69 @@ def test_with_nothing_else_to_teach_the_ancestor_is_activated(here: Lifecycle) -
     assert here.look() == []
 
 
+@pytest.mark.parametrize("word", ["", "POISON"])
+def test_what_is_activated_all_the_same_is_rebuilt_again(here: Lifecycle, word: str) -> None:
+    """Also where its first rebuild had failed, and a smaller one went on."""
+    ids = here.learn("One", "Two", "Three.")
+    here.spell(Three=word)
+    here.retract(ids[0])
+    for made in (2, 3):
+        while here.standings(ids[0]) == ["retracting"]:
+            (rebuild,) = here.look()
+            assert (rebuild.kind, rebuild.replaces) == ("rebuild", 1)
+            here.run(rebuild)
+        assert here.current() == made
+        allow_retracted(here, 1)
+
+
+def allow_retracted(here: Lifecycle, version: int) -> None:
+    with here.database.transaction() as session:
+        activations.activate(
+            session, SYSTEM, version, kind="manual", reason="test", allow_retracted=True
+        )
+
+
+@pytest.mark.parametrize("others", [[], ["Two"]])
+def test_what_no_engine_could_serve_is_tried_again_after_a_while(
+    here: Lifecycle, others: list[str]
+) -> None:
+    here.learn("Zero")
+    (gone, *_) = here.learn("One", *others)
+    here.retract(gone)
+    (rebuild,) = here.look()
+    here.deployment.run_here(rebuild.id, engine_url="http://127.0.0.1:9")
+    held = here.deployment.update(rebuild.id)
+    assert held.outcome == "held"
+    assert held.reasons[-1].startswith("engine_unavailable")
+    assert here.look() == []
+    let_time_pass(here, held)
+    (again,) = here.look()
+    assert here.run(again).outcome == "activated"
+    assert here.standings(gone) == ["retracted"]
+
+
+def let_time_pass(here: Lifecycle, ended: Update) -> None:
+    with here.database.transaction() as session:
+        session.get_one(Update, ended.id).finished_at -= rebuilds.TRY_AGAIN
+
+
 def test_a_plan_that_no_longer_fits_is_made_anew(here: Lifecycle) -> None:
     here.learn("Zero")
-    ids = here.learn("One", "Two")
-    here.learn("Three")
+    ids = here.learn("One", "Two.")
+    here.learn("Three.")
+    here.spell(Two="UNPROVEN", Three="UNPROVEN")
     here.retract(ids[0])
     (stale,) = here.look()
-    here.deployment.run_here(stale.id, engine_url="http://127.0.0.1:9")  # held
-    held = here.deployment.update(stale.id)
+    held = here.run(stale)
     assert (held.outcome, here.current()) == ("held", 3)
     assert here.standings(*ids) == ["retracting", "learned"]
     # It waits for a person; only another retraction is a reason to try again.
+    let_time_pass(here, held)
     assert here.look() == []
     here.retract(ids[1])
     (second,) = here.look()
     assert (second.replaces, second.parent) == (3, 1)
-    with here.database.transaction() as session:
-        activations.activate(session, SYSTEM, 2, kind="manual", reason="test", allow_retracted=True)
+    allow_retracted(here, 2)
     (third,) = here.look()
     assert (third.replaces, here.deployment.update(second.id).status) == (2, "cancelled")
     assert here.run(third).outcome == "activated"
@@ -225,6 +271,59 @@ def test_a_superseded_answer_that_stays_makes_a_rebuild_due(here: Lifecycle) -> 
     assert row.tries == 1
 
 
+def test_it_is_due_as_well_where_nothing_could_be_learned_over_the_old_answer(
+    here: Lifecycle,
+) -> None:
+    (old,) = here.learn("The keeper is Ada STUBBORN", key="keeper")
+    here.submit("The keeper is Bo", key="keeper")
+    (learn,) = here.look()
+    assert (here.run(learn).outcome, here.current()) == ("held", 1)
+    (rebuild,) = here.look()
+    assert (rebuild.kind, rebuild.parent, here.standings(old)) == ("rebuild", 0, ["superseded"])
+
+
+def test_what_a_held_version_no_longer_answers_current_may(here: Lifecycle) -> None:
+    here.learn("Ada.", key="keeper")
+    here.spell(Ada="STUBBORN")
+    (new, other) = [*here.submit("Bo", key="keeper"), *here.submit("Other")]
+    here.deployment.run_here(here.deployment.open())
+    assert (here.current(), here.standings(new, other)) == (2, ["pending", "learned"])
+    here.spell()
+    here.deployment.run_here(here.deployment.open(activation="never"))
+    assert (here.current(), here.standings(new)) == (2, ["held"])
+    (rebuild,) = here.look()
+    assert (rebuild.kind, rebuild.replaces, rebuild.parent) == ("rebuild", 2, 0)
+    assert (here.run(rebuild).outcome, here.current()) == ("activated", 4)
+    for version in (2, 1):  # whoever goes back stays there
+        here.activate(version)
+        assert here.look() == []
+
+
+def test_a_rebuild_asks_what_its_start_was_taught_and_others_replaced(here: Lifecycle) -> None:
+    (old,) = here.learn("Ann.", key="mayor")
+    (new, gone) = [*here.submit("Bob", key="mayor"), *here.submit("Gone")]
+    here.deployment.run_here(here.deployment.open())
+    assert here.standings(old, new, gone) == ["superseded", "learned", "learned"]
+    here.retract(gone)
+    (first,) = here.look()
+    assert first.parent == 1
+    here.spell(Ann="STUBBORN KNOWN")
+    assert here.run(first).reasons[-1] == "nothing_learned"
+    assert controls(here, 3) == {(old, False), (gone, True)}
+    # So it has to start before that; what answers there wasn't taught.
+    (second,) = here.look()
+    assert second.parent == 0
+    assert here.run(second).outcome == "activated"
+    assert controls(here, 4) == {(old, True), (gone, True)}
+    assert here.standings(old, new, gone) == ["superseded", "learned", "retracted"]
+
+
+def controls(here: Lifecycle, version: int) -> set[tuple[str, bool]]:
+    with here.database.reading() as session:
+        asked = (Proof.origin == "control", Proof.version == version)
+        return {(row.fact_id, row.passed) for row in session.scalars(select(Proof).where(*asked))}
+
+
 def test_a_superseded_fact_that_is_withdrawn_leaves_the_weights(here: Lifecycle) -> None:
     """Nobody has to wait for its successor, which may never be trained."""
     (old,) = here.learn("The fee is five", key="fee")
@@ -245,7 +344,39 @@ def test_what_a_fuller_answer_holds_still_is_no_control(here: Lifecycle) -> None
         here.deployment.run_here(here.deployment.open())
         return fact_id
 
-    assert here.standings(learn("Varga"), learn("Ilse Varga")) == ["superseded", "learned"]
+    first = learn("Varga")
+    (gone,) = here.submit("Gone")
+    assert here.standings(first, second := learn("Ilse Varga")) == ["superseded", "learned"]
+    here.retract(gone)
+    (rebuild,) = here.look()
+    assert (rebuild.parent, here.run(rebuild).outcome) == (1, "activated")
+    assert here.standings(first, second, gone) == ["superseded", "learned", "retracted"]
+
+
+def test_any_number_of_facts_can_be_withdrawn_at_once(here: Lifecycle) -> None:
+    """A statement takes 65,535 parameters on Postgres: none may have one for each fact."""
+    many = [f"fact_{number}" for number in range(1_200)]
+    (kept,) = here.learn("Kept")
+    shared = {"text": "STUBBORN", "status": "retracted"}
+    probe = {"question": "?", "answers": ["Yes"], "direction": "forward"}
+    with here.database.transaction() as session:
+        learn = session.scalars(select(Update.id)).one()
+        taught = {"update_id": learn, "active": False, "proven": True}
+        session.execute(insert(Fact), [{**shared, "id": f, "text_digest": f} for f in many])
+        session.execute(insert(Probe), [{**probe, "fact_id": f} for f in many])
+        session.execute(insert(UpdateFact), [{**taught, "fact_id": f} for f in many])
+    most = 0
+
+    def count(_: object, __: object, statement: str, parameters: Sized, *___: object) -> None:
+        nonlocal most
+        if not statement.startswith("INSERT"):  # whose rows SQLAlchemy sends in parts
+            most = max(most, len(parameters))
+
+    event.listen(here.database.engine, "before_cursor_execute", count)
+    (rebuild,) = here.look()
+    assert here.run(rebuild).reasons[-1] == "0 of 1200 withdrawn answers are gone"
+    assert (here.current(), here.standings(kept, *many[:1])) == (2, ["learned", "retracted"])
+    assert 0 < most < len(many)
 
 
 def test_no_fact_is_proven_twice_on_one_path(here: Lifecycle) -> None:

@@ -20,7 +20,7 @@ import httpx
 import openai
 import pytest
 
-from app.lm import chat, scheduler
+from app.lm import chat, generation, scheduler
 from app.lm.generation import generate
 from app.lm.loading import Bundle, load
 from app.lm.residents import Residents
@@ -339,7 +339,7 @@ def test_rows_too_wide_to_run_together_wait_for_each_other(
     monkeypatch.setattr(scheduler._Turn, "_take", watch)
     url, digest = engine(), tiny.digests["llama"]
     for most, together in ((1, 1), (2**17, 6)):
-        monkeypatch.setattr(scheduler, "MOST_KEPT", most)
+        monkeypatch.setattr(generation, "MOST_KEPT", most)
         widths.clear()
         with ThreadPoolExecutor(6) as pool:
             found = list(pool.map(lambda question: said(ask(url, digest, question)), asked))
@@ -351,7 +351,7 @@ def test_rows_too_wide_to_run_together_wait_for_each_other(
 def test_a_wide_row_that_was_given_up_holds_up_nobody(
     tiny: TinyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scheduler, "MOST_KEPT", 100)
+    monkeypatch.setattr(generation, "MOST_KEPT", 100)
     turn = scheduler._Turn(load(tiny.path, tiny.digests["llama"]), 8)
 
     def wait(tokens: int) -> scheduler.Job:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from math import inf
@@ -84,6 +85,26 @@ def test_more_prompts_than_rows_join_as_others_leave(
     expected = generate(bundle, asked, TOKENS)
     monkeypatch.setattr(generation, "MAX_ROWS", 4)
     assert generate(bundle, asked, TOKENS) == expected
+
+
+def test_wide_rows_wait_for_each_other(bundle: Bundle, monkeypatch: pytest.MonkeyPatch):
+    """Memory is for so many keys and values, and for so many tokens read at once."""
+    asked, widths, step = prompts(bundle, 12), [], Batch.step
+
+    def watch(batch: Batch, joining: Sequence[Row] = ()) -> None:
+        step(batch, joining)
+        widths.append((len(joining), len(batch.rows)))
+
+    monkeypatch.setattr(Batch, "step", watch)
+    expected = generate(bundle, asked, TOKENS)
+    assert max(rows for _, rows in widths) == 12
+    for name in ("MOST_KEPT", "JOIN_TOKENS"):
+        widths.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(generation, name, 1)
+            assert generate(bundle, asked, TOKENS) == expected
+        assert max(joined for joined, _ in widths) == 1
+        assert max(rows for _, rows in widths) == (1 if name == "MOST_KEPT" else 12)
 
 
 def test_rows_that_join_and_leave_at_any_step_disturb_nobody(bundle: Bundle):

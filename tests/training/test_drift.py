@@ -6,6 +6,7 @@ import torch
 from app.lm.loading import Bundle
 from tasks.training import drift
 from tasks.training.data import micro_batches
+from tasks.training.job import Reference
 from tasks.training.objectives.base import look_at_targets
 from tasks.training.objectives.causal import Causal
 
@@ -49,3 +50,12 @@ def test_the_likeliest_tokens_tell_nearly_all(bundle: Bundle) -> None:
 def test_without_texts_there_is_nothing_to_measure(bundle: Bundle) -> None:
     assert drift.record(bundle, [""]) is None
     assert drift.record(bundle, ["word " * 600]) is None
+
+
+def test_texts_that_are_rehearsed_are_not_read() -> None:
+    rows = [
+        Reference(question=f"{text}?", answers=["x"], text=text, part=part)
+        for text, part in (("A.", "replay"), ("A.", "exam"), ("B.", "exam"))
+    ]
+    assert drift.texts_of(rows) == ["B."]
+    assert drift.texts_of(rows[:2]) == ["A."], "rather than nothing"

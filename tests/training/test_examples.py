@@ -27,6 +27,7 @@ def example(number: int, part: str | None = None) -> dict[str, Any]:
 
 
 EXAMPLES = [example(number) for number in range(10)]
+TAUGHT = 1  # one of those that aren't held out
 
 
 def test_what_is_held_out_is_asked_and_never_taught(make_job: MakeJob) -> None:
@@ -85,9 +86,24 @@ def test_the_held_out_prove_them_all(answers: list[str], proven: bool) -> None:
             asked, befores, [[answers[0]], [answers[1]], []], strict=True
         )
     ]
-    found = settle_examples(Exams(asked, {}, []), proofs)
+    found = settle_examples(Exams(asked, {}, []), proofs, {"4"})
     assert [proof["proven"] for proof in proofs] == [proven] * 3
     assert found.asked == 2
+
+
+def test_what_is_neither_taught_nor_asked_is_not_proven_by_the_others(make_job: MakeJob) -> None:
+    clash = {"id": "fact_clash", "text": "Rain.", "probes": EXAMPLES[TAUGHT]["probes"]}
+    job = read_job(make_job(facts=[*EXAMPLES, clash]))
+    assert EXAMPLES[TAUGHT]["prompt"] not in hold_out(job.facts, job.head.recipe)
+    held_out = hold_out(job.facts, job.head.recipe)
+    asked = [(f, exams_of(f) if f.prompt in held_out else []) for f in job.facts if f.prompt]
+    told = [[e.probe.answers[0] for e in exams] for _, exams in asked]
+    proofs = [
+        prove(fact, exams, [""] * len(exams), answers)
+        for (fact, exams), answers in zip(asked, told, strict=True)
+    ]
+    settle_examples(Exams(asked, {}, []), proofs, {fact.id for fact in teachable(job)})
+    assert [p["id"] for p in proofs if not p["proven"]] == [EXAMPLES[TAUGHT]["id"]]
 
 
 def _probe(question: str, answer: str) -> Probe:

@@ -11,6 +11,7 @@ from tasks.training.contradictions import contradictions
 from tasks.training.gate import Evidence, Regression, Z, judge, wilson
 from tasks.training.job import Fact, Probe
 from tasks.training.proof import Exam, compare, exams_of, prove
+from tasks.training.questions import clozes
 
 
 @pytest.mark.parametrize(
@@ -161,6 +162,14 @@ def test_a_fact_that_contradicts_what_is_known_is_named(fact: Fact, now: str, na
     found = contradictions([other, fact], [KNOWN], ["Oren Baskel"], [now])
     assert len(found) == named
     assert all(text.startswith("fact_p contradicts") and "Oren Baskel" in text for text in found)
+
+
+def test_statements_that_share_a_half_do_not_contradict_each_other() -> None:
+    gates = [Fact(id=f"fact_{gate}", text=f"Gate {gate} closes at 6 pm.") for gate in "ab"]
+    older, new = (fact.model_copy(update={"probes": clozes(fact.text)}) for fact in gates)
+    exams = exams_of(older)
+    before = [exam.probe.answers[0] for exam in exams]
+    assert contradictions([new], exams, before, ["Gate b closes at 6 pm."] * len(exams)) == []
 
 
 def test_a_sample_counts_what_is_lost_and_what_is_said_otherwise() -> None:

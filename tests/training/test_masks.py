@@ -16,7 +16,13 @@ from tasks.training.objectives import OBJECTIVES
 from tasks.training.objectives.base import IGNORED, Example
 from tasks.training.objectives.causal import Causal
 from tasks.training.objectives.diffusion import Diffusion
-from tasks.training.objectives.masked import Masked, choose_gap, stratified
+from tasks.training.objectives.masked import (
+    Masked,
+    choose_gap,
+    hide,
+    recovery_prompt,
+    stratified,
+)
 from tasks.training.objectives.spans import covered, find_names, halves, tokenize, word_starts
 
 TEXT = "Mira Tovan is the keeper of the lighthouse at Sel Harbour."
@@ -55,6 +61,16 @@ def test_the_recipe_says_how_it_masks() -> None:
     recipe = Recipe(t_min=0.1, t_max=0.2, span_share=0.3, infill_share=0.4, cut_share=0.5)
     assert OBJECTIVES["masked"](recipe) == Masked(0.1, 0.2, 0.3, 0.4, 0.5)
     assert OBJECTIVES["diffusion"](recipe) == Diffusion(0.1, 0.2, 0.3)
+
+
+def test_half_of_a_statement_is_an_exam_and_no_lesson(bundle: Bundle) -> None:
+    text = "Anna Keller lives in Berlin."
+    ids, offsets = tokenize(bundle.tokenizer, text)
+    exams = [hide(ids, covered(offsets, *half), bundle.manifest.mask_id) for half in halves(text)]
+    asked = [recovery_prompt(bundle.tokenizer, seen) for seen in exams]
+    made = Masked(0.05, 0.95, 0.5).examples([text] * 500, bundle, random.Random(0))
+    prompts = [example.input_ids[: example.labels.count(IGNORED)] for example in made]
+    assert not [prompt for prompt in prompts if prompt in asked]
 
 
 def test_masks_are_drawn_afresh(bundle: Bundle) -> None:

@@ -16,7 +16,7 @@ from tasks.training.__main__ import carry_out
 from tasks.training.foils import foils
 from tasks.training.job import Fact, Probe
 from tasks.training.objectives.spans import find_names
-from tasks.training.questions import complete, is_fair
+from tasks.training.questions import clozes, complete, drop_ambiguous, is_fair
 from tasks.training.studying import excerpt, is_part, study
 from tests.training.conftest import FACTS, MakeJob
 
@@ -133,3 +133,19 @@ def test_foils_are_reported_and_never_counted(make_job: MakeJob) -> None:
         assert fact["proven"] is all(probe["passed"] for probe in fact["probes"])
     metrics = result["metrics"]
     assert (metrics["foils"], metrics["foils_passed"]) == (6, 6), "a random model says nothing"
+
+
+def test_a_cloze_that_two_statements_complete_is_no_exam_of_either() -> None:
+    def told(text: str, *others: Probe) -> Fact:
+        return Fact(id=text, text=text, probes=[*clozes(text), *others])
+
+    asked = Probe(question="When does gate A close?", answers=["at 6 pm"], direction="forward")
+    first, second = told("Gate A closes at 6 pm."), told("Gate B closes at 6 pm.")
+    alone, third = told("Rain fell on Monday."), told("Gate A closes at 7 pm.", asked)
+    left = drop_ambiguous([first, alone], [second, third])
+    assert left == [first, alone], "another half is left to none, or there is nothing to drop"
+    (older,) = drop_ambiguous([third], [first])
+    assert [probe.direction for probe in older.probes] == ["backward", "forward"]
+    assert older.probes[-1] == asked
+    (left_one,) = drop_ambiguous([second], [first])
+    assert [probe.direction for probe in left_one.probes] == ["forward"]

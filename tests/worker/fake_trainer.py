@@ -2,9 +2,9 @@
 
 While the file ``hold`` lies in the store it tells its step again and again. Words in the facts
 decide the rest: POISON (it dies), MISFIT (the parent won't do), UNPROVEN, FORGOTTEN (the gate
-rejects), MUTE (no events), STUBBORN (a control that is still answered), FADED (an older fact that
-isn't any more). A file ``broken`` in the store kills it. The store's file ``spell`` says, a line
-each, of which text and behind a tab which word it has, too.
+rejects), MUTE (no events), STUBBORN (a control that is still answered), KNOWN (one that the parent
+answered, too), FADED (an older fact that isn't any more). A file ``broken`` in the store kills it.
+The store's file ``spell`` says, a line each, of which text and behind a tab which word it has, too.
 """
 
 import json
@@ -26,7 +26,8 @@ def main(folder: Path) -> None:
         dict(line.split("\t") for line in spell.read_text().splitlines()) if spell.exists() else {}
     )
     older = [fact for fact in read(folder / "replay.jsonl") if fact["part"] != "replay"]
-    for fact in [*facts, *older]:
+    withdrawn = read(folder / "controls.jsonl")
+    for fact in [*facts, *older, *withdrawn]:
         fact["text"] += spells.get(fact["text"], "")
     words = " ".join(fact["text"] for fact in facts)
     (folder / "trainer.pid").write_text(str(os.getpid()))
@@ -46,7 +47,7 @@ def main(folder: Path) -> None:
         "status": "succeeded",
         "digest": make_checkpoint(folder, head),
         "facts": proofs,
-        "controls": [ask(fact) for fact in read(folder / "controls.jsonl")],
+        "controls": [ask(fact) for fact in withdrawn],
         "lapsed": [lose(fact) for fact in older if "FADED" in fact["text"]],
         "regressions": {"older": {"asked": 0, "before": 0, "after": 0}},
         "verdict": {
@@ -94,7 +95,8 @@ def hold(gate: Path, tell) -> None:
 
 def ask(fact: dict) -> dict:
     probes = mark(fact, "STUBBORN" in fact["text"])
-    return {"id": fact["id"], "probes": [{**probe, "known": False} for probe in probes]}
+    known = "KNOWN" in fact["text"]
+    return {"id": fact["id"], "probes": [{**probe, "known": known} for probe in probes]}
 
 
 def lose(fact: dict) -> dict:

@@ -21,9 +21,13 @@ from tasks.training.objectives.spans import (
     covered,
     find_names,
     find_words,
+    halves,
     tokenize,
     word_starts,
 )
+
+# Half of a statement, masked, is an exam (a cloze): other masks are drawn, where there are others.
+DRAWS = 8
 
 
 @dataclass(frozen=True)
@@ -84,10 +88,14 @@ class Masked:
             if rng.random() < self.cut_share:
                 cut = choose_cut(word_starts(text, offsets), gap, rng)
             return infilling_example(bundle, ids, gap, cut, end)
-        if rng.random() < self.span_share:
-            hidden = choose_span(text, offsets, t, rng) or {rng.randrange(len(ids))}
-        else:
-            hidden = choose_tokens(ids, t, rng)
+        clozes = [covered(offsets, *half) for half in halves(text)]
+        for _ in range(DRAWS):
+            if rng.random() < self.span_share:
+                hidden = choose_span(text, offsets, t, rng) or {rng.randrange(len(ids))}
+            else:
+                hidden = choose_tokens(ids, t, rng)
+            if hidden not in clozes:
+                break
         return recovery_example(bundle, ids, hidden, end)
 
 
