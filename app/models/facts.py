@@ -58,6 +58,11 @@ class Fact(Base):
         lazy="raise", order_by="Probe.id", cascade="all, delete-orphan"
     )
 
+    def holds(self, at: datetime) -> bool:
+        """Say whether a time lies within its dates."""
+        begun = self.valid_from is None or self.valid_from <= at
+        return begun and (self.valid_until is None or at < self.valid_until)
+
 
 # In literal words, as the partial indexes have them: with parameters they wouldn't be used.
 IS_LIVE = Fact.status.in_([literal_column(f"'{status}'") for status in LIVE])

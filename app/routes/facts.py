@@ -45,7 +45,7 @@ def submit_fact(
 ) -> Response:
     """Submit one fact: answerable at once, in the weights soon.
 
-    A known one gets the dates that are said now. What begins later can't supersede what holds now.
+    A known one gets the dates said last. What doesn't hold now can't supersede what does.
     """
 
     def work() -> tuple[int, SubmittedFact]:

@@ -94,12 +94,11 @@ def _refuse(fact: Fact, older: Sequence[Fact], on_conflict: OnConflict) -> Domai
     if older and on_conflict == "reject":
         return Conflict(f"The key is held by {older[0].id}.", pointer="/key")
     now = utc_now()
-    if on_conflict != "supersede" or not fact.valid_from or fact.valid_from <= now:
-        return None
-    for other in older:  # until then neither would be told, nor the older one be rehearsed
-        if (other.valid_from or now) <= now and (not other.valid_until or other.valid_until > now):
-            detail = f"The fact begins later, but would supersede {other.id} at once:"
-            return Invalid(f"{detail} submit it then, or `keep` both.", pointer="/valid_from")
+    if on_conflict == "supersede" and not fact.holds(now):
+        for other in (other for other in older if other.holds(now)):  # nobody would be told either
+            detail = f"The fact doesn't hold now, but would supersede {other.id}, which does:"
+            field = "valid_until" if (fact.valid_from or now) <= now else "valid_from"
+            return Invalid(f"{detail} submit it when it does, or `keep` both.", pointer=f"/{field}")
     return None
 
 

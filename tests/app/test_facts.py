@@ -193,7 +193,7 @@ def test_a_conflict_can_be_refused_or_kept(client: TestClient) -> None:
     assert len(live) == 2
 
 
-def test_what_begins_later_replaces_nothing_that_holds_now(
+def test_what_does_not_hold_now_replaces_nothing_that_does(
     client: TestClient, database: Database
 ) -> None:
     past, soon = (utc_now() + timedelta(days) for days in (-1, 1))
@@ -203,6 +203,8 @@ def test_what_begins_later_replaces_nothing_that_holds_now(
     refused = client.post("/v1/facts", json=later)
     assert (refused.status_code, old["id"] in refused.json()["detail"]) == (422, True)
     assert refused.json()["errors"][0]["pointer"] == "/valid_from"
+    refused = client.post("/v1/facts", json={"text": "The fee was 4.", "key": "fee", **ended})
+    assert refused.json()["errors"][0]["pointer"] == "/valid_until"
     assert client.get(f"/v1/facts/{old['id']}").json()["status"] == "pending"
     # Nothing holds now: it takes the place of what has ended, or begins later, too.
     post(client, text="The toll is 5.", key="toll", **ended)
