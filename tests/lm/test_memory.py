@@ -41,8 +41,8 @@ print(-peak(1000) + max(map(peak, range(500, 1000, 2))))
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc is told so")
 def test_freed_memory_is_used_again() -> None:
     found = subprocess.run([sys.executable, "-c", WORK], capture_output=True, text=True, check=True)
-    once = (64 << 20) // PAGE
-    assert int(found.stdout) < once / 10
+    # A kernel short of memory takes pages away meanwhile; cleared anew it would be a hundred times.
+    assert int(found.stdout) < (64 << 20) // PAGE
 
 
 @pytest.mark.skipif(platform.system() != "Linux", reason="elsewhere peak memory has another unit")
