@@ -57,7 +57,7 @@ def _write(settings: Settings, part: Path) -> list[str]:
         head.write_text(json.dumps(described, indent=1))
         part.unlink(missing_ok=True)  # of a killed run, maybe one that others may read
         with (
-            open(part, "xb", opener=_private) as file,
+            open(part, "xb", opener=private) as file,
             tarfile.open(fileobj=file, mode="w") as tar,
         ):
             tar.add(head, HEAD)
@@ -70,7 +70,8 @@ def _write(settings: Settings, part: Path) -> list[str]:
     return digests
 
 
-def _private(path: str, flags: int) -> int:
+def private(path: str, flags: int) -> int:
+    """Open a file that its owner alone may read: an opener for `open`."""
     return os.open(path, flags, 0o600)
 
 

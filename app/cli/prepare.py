@@ -17,6 +17,7 @@ from typing import Any
 from alembic.util import CommandError
 from sqlalchemy import select
 
+from app.backup import private
 from app.cli.console import Stop
 from app.cli.lifeline import die_with
 from app.config import Settings
@@ -110,16 +111,12 @@ def write_first_key(database: Database, path: Path) -> None:
             return
         _, secret = keys.create(session, SYSTEM, ADMIN, ["admin"])
         draft = path.with_suffix(".draft")
-        with open(draft, "w", opener=_private) as file:
+        with open(draft, "w", opener=private) as file:
             file.write(secret + "\n")
             file.flush()
             os.fsync(file.fileno())
         draft.rename(path)
         _sync_folder(path.parent)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _sync_folder(folder: Path) -> None:

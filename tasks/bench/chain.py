@@ -81,13 +81,15 @@ class Curve:
             "unlisted": unlisted.lost / max(1, unlisted.before),
             "seconds": self._seconds / self._lessons,
         }
+        if self._yardstick is not None:
+            point["kl"] = drift.measure(bundle, self._yardstick)
         self._points.append(point)
         self._seconds, self._lessons = 0.0, 0
 
-    def cell(self, bundle: Bundle, taught: int) -> Cell:
+    def cell(self, taught: int) -> Cell:
         """Return the arm's results, ``taught`` lessons in all; the last point was at the end."""
-        kl = drift.measure(bundle, self._yardstick) if self._yardstick else None
         found = {"first": self.first, "last": self._last, "points": self._points}
+        kl = self._points[-1].get("kl")
         return {**found, "taught": taught, **asdict(self._lost), "kl": kl}
 
 
@@ -134,7 +136,7 @@ class Chain:
             curve.first += course.note(bundle)[: len(new)]
             if start in shown:
                 curve.look(bundle, start // self.size + 1)
-        return curve.cell(bundle, course.taught)
+        return curve.cell(course.taught)
 
     def _lessons(self, taught: Sequence[Subject], older: Sequence[Fact]) -> Lessons:
         facts = [Fact(id=subject.id, text=subject.text) for subject in taught]

@@ -158,6 +158,7 @@ def _point(arm: str, cells: list[Cell], at: int) -> dict[str, str]:
         "still": f"{found['still']:.1%}",
         "reference lost": f"{found['lost']:.1%}",
         "of what isn't rehearsed": f"{found['unlisted']:.1%}",
+        "KL": f"{found['kl']:.3f}" if "kl" in found else "",
         "seconds a lesson": f"{found['seconds']:.2f}",
     }
 
